@@ -1,0 +1,2 @@
+//! cubecast: a replicated publish/subscribe log on a hypercube that speaks gRPC end to end.
+pub mod types;
