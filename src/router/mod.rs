@@ -80,6 +80,15 @@ impl Router {
         }
     }
 
+    /// A peer has just answered as the leader.
+    pub fn confirm(&self, vertex: Vertex, peer: PeerId) {
+        let mut leaders = self.leaders();
+        // Its term is not known here: any name that comes with a term replaces it.
+        if leaders.get(&vertex).is_none_or(|known| known.peer != peer) {
+            leaders.insert(vertex, Leader { peer, term: Term(0) });
+        }
+    }
+
     fn leaders(&self) -> std::sync::MutexGuard<'_, BTreeMap<Vertex, Leader>> {
         // A panic cannot leave the map half changed: each change is one insert or remove.
         self.leaders.lock().unwrap_or_else(PoisonError::into_inner)

@@ -82,3 +82,13 @@ fn only_the_one_that_failed_is_forgotten() {
     router.forget(vertex("100"), PeerId(6));
     assert_eq!(router.leader(vertex("100")), None);
 }
+
+#[test]
+fn peer_that_answered_is_asked_first_the_next_time() {
+    let router = router(3);
+    router.learn(vertex("100"), leader(6, 5));
+    router.confirm(vertex("100"), PeerId(6));
+    assert_eq!(router.leader(vertex("100")), Some(leader(6, 5)));
+    router.confirm(vertex("100"), PeerId(0));
+    assert_eq!(router.search(vertex("100"), Aim::Leader).next(), peer(0));
+}
