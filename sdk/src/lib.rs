@@ -1,1 +1,3 @@
-
+#![deny(missing_docs)]
+//! x
+pub mod proto;
