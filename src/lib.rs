@@ -1,5 +1,29 @@
 //! cubecast: a replicated publish/subscribe log on a hypercube that speaks gRPC end to end.
-pub mod config;
-pub mod cube;
-pub mod telemetry;
 pub mod types;
+
+pub mod cube;
+pub mod env;
+pub mod telemetry;
+
+pub mod store;
+pub mod wal;
+
+pub mod shard;
+
+pub mod proto;
+
+pub mod link;
+
+pub mod consensus;
+
+pub mod replica;
+
+pub mod cluster;
+
+pub mod broker;
+
+pub mod router;
+
+pub mod rpc;
+
+pub mod config;
