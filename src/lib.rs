@@ -2,11 +2,9 @@
 pub mod types;
 
 pub mod cube;
-pub mod env;
 pub mod telemetry;
 
 pub mod store;
-pub mod wal;
 
 pub mod shard;
 
@@ -26,4 +24,3 @@ pub mod router;
 
 pub mod rpc;
 
-pub mod config;

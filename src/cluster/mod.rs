@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::cube;
+use crate::cube::{self, ReplicationFactor};
 use crate::types::{Dimension, Name, PeerId, Vertex};
 
 /// The members of a cluster and its shape.
@@ -29,7 +29,7 @@ pub struct Member {
     pub peer: PeerId,
     /// The vertex that it is the home of.
     pub vertex: Vertex,
-    /// Where other peers and clients reach it: `host:port`.
+    /// Where other peers and clients reach it: `http://host:port`.
     pub address: String,
 }
 
@@ -43,7 +43,7 @@ pub struct Cluster {
 struct Inner {
     this: PeerId,
     dimension: Dimension,
-    replication_factor: u8,
+    factor: ReplicationFactor,
     members: BTreeMap<PeerId, Member>,
     /// The home of each vertex, by vertex index. As long as the cube has vertices.
     homes: Vec<PeerId>,
@@ -56,9 +56,7 @@ impl Cluster {
     /// [`Error`] when a vertex has no home or two, a peer is named twice, this peer is missing, or the replication factor does not fit.
     pub fn new(options: Options) -> Result<Self, Error> {
         let Options { this, members, dimension, replication_factor } = options;
-        if replication_factor == 0 || replication_factor > dimension.bits() + 1 {
-            return Err(Error::ReplicationFactor { factor: replication_factor, max: dimension.bits() + 1 });
-        }
+        let factor = ReplicationFactor::new(replication_factor, dimension)?;
         let homes = homes(&members, dimension)?;
         let mut by_peer = BTreeMap::new();
         for member in members {
@@ -70,7 +68,7 @@ impl Cluster {
         if !by_peer.contains_key(&this) {
             return Err(Error::NotMember { peer: this });
         }
-        Ok(Self { inner: Arc::new(Inner { this, dimension, replication_factor, members: by_peer, homes }) })
+        Ok(Self { inner: Arc::new(Inner { this, dimension, factor, members: by_peer, homes }) })
     }
 
     /// The peer that this process is.
@@ -85,14 +83,14 @@ impl Cluster {
 
     /// How many peers hold each topic.
     pub fn replication_factor(&self) -> u8 {
-        self.inner.replication_factor
+        self.inner.factor.copies()
     }
 
-    /// How many of a shard's replicas make a majority of its voters. Voters are an odd number: with an even replication factor the last
-    /// replica stands by without a vote.
+    /// How many of a shard's voters make a majority.
     pub fn quorum(&self) -> usize {
-        let voters = (usize::from(self.inner.replication_factor) + 1) / 2 * 2 - 1;
-        voters / 2 + 1
+        // The number of voters is the same for every vertex.
+        let any = self.inner.dimension.vertices().next();
+        any.map_or(1, |vertex| cube::Replicas::of(vertex, self.inner.factor).voters().count() / 2 + 1)
     }
 
     /// The vertex that owns what bears this name (placement law T4).
@@ -116,14 +114,14 @@ impl Cluster {
     }
 
     /// The vertices that hold a shard's replicas: the owner, then its neighbours in bit order, cut at the replication factor.
-    pub fn replica_vertices(&self, vertex: Vertex) -> Vec<Vertex> {
-        cube::replica_set(vertex, self.inner.replication_factor)
+    pub fn replica_vertices(&self, vertex: Vertex) -> cube::Replicas {
+        cube::Replicas::of(vertex, self.inner.factor)
     }
 
     /// The peers that hold a shard's replicas, the owner's home first, each once.
     pub fn replicas(&self, vertex: Vertex) -> Vec<PeerId> {
-        let mut peers = Vec::with_capacity(usize::from(self.inner.replication_factor));
-        for replica in self.replica_vertices(vertex) {
+        let mut peers = Vec::with_capacity(usize::from(self.inner.factor.copies()));
+        for replica in self.replica_vertices(vertex).iter() {
             let peer = self.home(replica);
             if !peers.contains(&peer) {
                 peers.push(peer);
@@ -132,7 +130,7 @@ impl Cluster {
         peers
     }
 
-    /// Where a peer is reached: `host:port`. `None`: no such member.
+    /// Where a peer is reached: `http://host:port`. `None`: no such member.
     pub fn address(&self, peer: PeerId) -> Option<&str> {
         self.inner.members.get(&peer).map(|member| member.address.as_str())
     }
@@ -203,13 +201,8 @@ pub enum Error {
         dimension: u8,
     },
     /// There cannot be so many or so few replicas.
-    #[error("replication factor {factor} is not within 1..={max}")]
-    ReplicationFactor {
-        /// What was asked for.
-        factor: u8,
-        /// The owner and all its neighbours.
-        max: u8,
-    },
+    #[error(transparent)]
+    ReplicationFactor(#[from] cube::Error),
 }
 
 #[cfg(test)]

@@ -58,5 +58,5 @@ fn lists_that_are_no_cube_are_refused() {
     assert_eq!(Cluster::new(stranger).unwrap_err(), Error::NotMember { peer: PeerId(99) });
 
     let too_many = Options { replication_factor: 5, ..options() };
-    assert_eq!(Cluster::new(too_many).unwrap_err(), Error::ReplicationFactor { factor: 5, max: 4 });
+    assert!(matches!(Cluster::new(too_many), Err(Error::ReplicationFactor(_))));
 }

@@ -40,7 +40,9 @@ pub struct Ask {
 /// What happens when it is not known whether a call was done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
-    /// It changes nothing, or doing it again changes nothing more: it is tried again.
+    /// It changes nothing: it is tried again.
+    Read,
+    /// Doing it again changes nothing more: it is tried again.
     Repeatable,
     /// It must not be done twice: the caller is told that the fate is unknown.
     Single,
@@ -102,7 +104,7 @@ pub struct Failed {
 /// [`Failed`] when a replica refuses the call for good, when no majority can be reached, or at the deadline.
 pub async fn run<A: Attempt>(router: &Router, places: Places, ask: &Ask, attempt: &A) -> Result<Answered<A::Answer>, Failed> {
     if ask.forwarded_by.is_some() {
-        return answer_forwarded(places, ask, attempt).await;
+        return answer_forwarded(router, places, ask, attempt).await;
     }
     let mut search = router.search(ask.vertex, ask.aim);
     let mut round = Round::new(places, *ask);
@@ -145,12 +147,17 @@ pub struct Places {
 }
 
 /// A forwarded call is answered by this peer's own replica or refused.
-async fn answer_forwarded<A: Attempt>(places: Places, ask: &Ask, attempt: &A) -> Result<Answered<A::Answer>, Failed> {
+async fn answer_forwarded<A: Attempt>(
+    router: &Router,
+    places: Places,
+    ask: &Ask,
+    attempt: &A,
+) -> Result<Answered<A::Answer>, Failed> {
     let status = match attempt.here().await {
         Ok(answer) => return Ok(Answered { answer, peer: places.this, is_owner_unreached: false }),
         Err(Failure::Final(status) | Failure::Elsewhere(status)) => status,
-        Err(Failure::NotLeader(leader)) => not_leader(ask.vertex, leader),
-        Err(Failure::Unreached) => not_leader(ask.vertex, None),
+        Err(Failure::NotLeader(leader)) => not_leader(router, ask.vertex, leader),
+        Err(Failure::Unreached) => not_leader(router, ask.vertex, None),
         Err(Failure::Unknown) => outcome_unknown(ask.vertex),
     };
     Err(Failed { status, peer: Some(places.this) })
@@ -238,7 +245,7 @@ impl Round {
 
     /// What the caller is told at the deadline.
     fn timed_out(&mut self) -> Status {
-        let is_write_lost = self.is_unknown && self.ask.aim == Aim::Leader;
+        let is_write_lost = self.is_unknown && self.ask.fate != Fate::Read;
         match self.last.take() {
             _ if is_write_lost => outcome_unknown(self.ask.vertex),
             Some(status) => status,
@@ -248,10 +255,13 @@ impl Round {
 }
 
 /// This peer does not lead the shard and may not pass the call on.
-fn not_leader(vertex: Vertex, leader: Option<Leader>) -> Status {
+fn not_leader(router: &Router, vertex: Vertex, leader: Option<Leader>) -> Status {
     let fault = Fault::new(ErrorReason::NotLeader, format!("this peer does not lead shard {vertex}")).with("shard", vertex);
     match leader {
-        Some(leader) => fault.with("leader", leader.peer).with("term", leader.term).into_status(),
+        Some(Leader { peer, term }) => {
+            let address = router.cluster().address(peer).unwrap_or_default();
+            fault.with("leader", peer).with("leader_address", address).with("term", term).into_status()
+        }
         None => fault.into_status(),
     }
 }
