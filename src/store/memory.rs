@@ -61,10 +61,12 @@ impl Memory {
 fn within(map: &Map, keys: Range<&[u8]>) -> impl DoubleEndedIterator<Item = (Bytes, Bytes)> {
     // An empty or inverted range would panic in the map.
     (keys.start < keys.end)
-        .then(|| map.range::<[u8], _>((
-            std::ops::Bound::Included(keys.start),
-            std::ops::Bound::Excluded(keys.end),
-        )))
+        .then(|| {
+            map.range::<[u8], _>((
+                std::ops::Bound::Included(keys.start),
+                std::ops::Bound::Excluded(keys.end),
+            ))
+        })
         .into_iter()
         .flatten()
         .map(|(key, value)| (key.clone(), value.clone()))
