@@ -9,7 +9,7 @@ use std::path::Path;
 use bytes::Bytes;
 use fjall::{Database, Guard, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, PersistMode};
 
-use super::engine::{Change, Engine, Flow, Space};
+use super::engine::{Change, Engine, Flow, Space, Visit};
 use super::kv::KvStore;
 use super::{Error, Figures};
 use crate::types::ByteCount;
@@ -115,12 +115,7 @@ impl Engine for Disk {
         Ok(value.map(Bytes::from_owner))
     }
 
-    fn scan(
-        &self,
-        space: Space,
-        keys: Range<&[u8]>,
-        visit: &mut dyn FnMut(&[u8], Bytes) -> Result<Flow, Error>,
-    ) -> Result<(), Error> {
+    fn scan(&self, space: Space, keys: Range<&[u8]>, visit: &mut Visit<'_>) -> Result<(), Error> {
         if is_empty(&keys) {
             return Ok(());
         }
