@@ -9,7 +9,9 @@ pub enum Error {
     #[error("the storage engine failed")]
     Engine(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A value is not what was written.
-    #[error("damaged value in keyspace {space} at key {key}: checksum {found:08x}, expected {expected:08x}")]
+    #[error(
+        "damaged value in keyspace {space} at key {key}: checksum {found:08x}, expected {expected:08x}"
+    )]
     Corrupt {
         /// The keyspace.
         space: &'static str,

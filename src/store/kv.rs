@@ -105,9 +105,8 @@ impl Collector {
             _ => stored.batch.slice(skip, count_max, bytes_max),
         };
         // A slice has at least one message, even when that does not fit.
-        let fits = |slice: &crate::types::Batch| {
-            self.batches.is_empty() || slice.bytes() <= bytes_max
-        };
+        let fits =
+            |slice: &crate::types::Batch| self.batches.is_empty() || slice.bytes() <= bytes_max;
         let Some(slice) = slice.filter(fits) else {
             return Flow::Enough;
         };

@@ -45,8 +45,7 @@ pub(super) fn encode_batch(key: &[u8], stored: &StoredBatch) -> Vec<u8> {
         .as_ref()
         .map_or("", |(publisher, ..)| publisher.as_str());
     let payload = stored.batch.payload();
-    let mut bytes =
-        Vec::with_capacity(HEAD_BYTES + ORIGIN_BYTES + publisher.len() + payload.len());
+    let mut bytes = Vec::with_capacity(HEAD_BYTES + ORIGIN_BYTES + publisher.len() + payload.len());
     // A name has at most 249 bytes.
     let publisher_bytes = u8::try_from(publisher.len()).unwrap_or(u8::MAX);
     bytes.extend_from_slice(&[TAG_INLINE, VERSION, publisher_bytes, 0]);
