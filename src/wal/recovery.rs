@@ -58,14 +58,15 @@ pub(crate) fn recover(
     directory: &Path,
     identity: &Identity,
 ) -> Result<Recovered, Error> {
+    let segments = open_all(disk, directory, identity)?;
     let mut replay = Replay {
         shards: BTreeMap::new(),
-        expected: None,
+        // Earlier segments may have been purged; what must have been in them is known by the purges of the shards.
+        expected: (segments.first()).and_then(|first| (first.number == 1).then_some(1)),
         last_kind: Kind::Mark,
         last: None,
     };
     let mut scanned = Vec::new();
-    let segments = open_all(disk, directory, identity)?;
     let next_number = segments.last().map_or(1, |segment| segment.number + 1);
     for segment in segments {
         scanned.push(replay.scan(segment)?);
@@ -192,7 +193,7 @@ fn divide(scanned: Vec<Scanned>, last_data: Option<usize>) -> Divided {
 impl Replay {
     fn scan(&mut self, segment: Segment) -> Result<Scanned, Error> {
         let end = segment.scan(|position, record| self.visit(&segment, position, record))?;
-        if end.position > HEADER_BYTES {
+        if end.position > HEADER_BYTES || self.last.is_none() {
             let (position, found) = (end.position, end.found.clone());
             self.last = Some((segment.path.clone(), End { position, found }));
         }

@@ -3,6 +3,10 @@
 //! It keeps apart what was written and what is durable. At a power cut each unsynced sector survives or not, by chance, and so does each
 //! unsynced name from some change on. It never loses what was synced, except by [`FaultyDisk::flip`]. Begin with [`FaultyDisk::reboot`].
 
+mod inode;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,10 +15,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use self::inode::{Change, Inode};
 use super::disk::{Disk, Error, File, LOCK_FILE, Lock};
-
-/// What a disk writes as a whole or not at all.
-const SECTOR_BYTES: usize = 512;
 
 /// What becomes of unsynced changes at a power cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,38 +54,6 @@ struct World {
     sync_fails_at: Option<u64>,
     capacity: Option<u64>,
     chance: StdRng,
-}
-
-#[derive(Debug, Default)]
-struct Inode {
-    now: Vec<u8>,
-    durable: Vec<u8>,
-    changes: Vec<Change>,
-}
-
-#[derive(Debug)]
-enum Change {
-    Write { position: usize, bytes: Vec<u8> },
-    Length { bytes: usize },
-}
-
-impl Change {
-    fn apply(&self, content: &mut Vec<u8>) {
-        match self {
-            Self::Write { position, bytes } => put(content, *position, bytes),
-            Self::Length { bytes } => content.resize(*bytes, 0),
-        }
-    }
-}
-
-fn put(content: &mut Vec<u8>, position: usize, bytes: &[u8]) {
-    let end = position + bytes.len();
-    if content.len() < end {
-        content.resize(end, 0);
-    }
-    if let Some(place) = content.get_mut(position..end) {
-        place.copy_from_slice(bytes);
-    }
 }
 
 impl FaultyDisk {
@@ -204,44 +174,6 @@ fn rename(names: &mut BTreeMap<PathBuf, usize>, path: PathBuf, inode: Option<usi
         Some(inode) => names.insert(path, inode),
         None => names.remove(&path),
     };
-}
-
-impl Inode {
-    fn sync(&mut self) {
-        for change in std::mem::take(&mut self.changes) {
-            change.apply(&mut self.durable);
-        }
-    }
-
-    fn survive(&mut self, survival: Survival, chance: &mut StdRng) {
-        for change in std::mem::take(&mut self.changes) {
-            match survival {
-                Survival::Nothing => {}
-                Survival::Everything => change.apply(&mut self.durable),
-                Survival::Chance => self.survive_partly(&change, chance),
-            }
-        }
-        self.now.clone_from(&self.durable);
-    }
-
-    fn survive_partly(&mut self, change: &Change, chance: &mut StdRng) {
-        let Change::Write { position, bytes } = change else {
-            if chance.random() {
-                change.apply(&mut self.durable);
-            }
-            return;
-        };
-        let (mut position, mut rest) = (*position, bytes.as_slice());
-        while !rest.is_empty() {
-            let count = (SECTOR_BYTES - position % SECTOR_BYTES).min(rest.len());
-            let (sector, after) = rest.split_at(count);
-            if chance.random() {
-                put(&mut self.durable, position, sector);
-            }
-            position += count;
-            rest = after;
-        }
-    }
 }
 
 impl World {
@@ -498,49 +430,5 @@ impl File for FaultyFile {
             .inodes
             .get(self.inode)
             .map_or(0, |inode| inode.now.len() as u64))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn unsynced_bytes_and_names_are_lost_with_the_power() {
-        let disk = FaultyDisk::new(1);
-        let (directory, path) = (Path::new("/d"), Path::new("/d/x"));
-        disk.create_directory(directory).unwrap();
-        let file = disk.create(path).unwrap();
-        file.write_all_at(0, b"kept").unwrap();
-        file.sync_all().unwrap();
-        disk.sync_directory(directory).unwrap();
-        file.write_all_at(0, b"lost").unwrap();
-        disk.create(Path::new("/d/y")).unwrap();
-        disk.reboot(Survival::Nothing);
-        assert_eq!(disk.contents(path).unwrap(), b"kept");
-        assert_eq!(disk.list(directory).unwrap(), ["x"]);
-        assert!(file.sync_data().is_err(), "a handle of a former life");
-    }
-
-    #[test]
-    fn failed_sync_loses_what_it_should_have_kept() {
-        let disk = FaultyDisk::new(1);
-        let path = Path::new("/d/x");
-        disk.set_contents(path, b"old");
-        let file = disk.open(path).unwrap();
-        file.write_all_at(0, b"new").unwrap();
-        disk.fail_sync_at(0);
-        assert!(file.sync_data().is_err());
-        assert_eq!(disk.contents(path).unwrap(), b"new", "read from memory");
-        disk.reboot(Survival::Nothing);
-        assert_eq!(disk.contents(path).unwrap(), b"old");
-        disk.limit(3);
-        let file = disk.open(path).unwrap();
-        assert!(matches!(
-            file.write_all_at(1, b"abc"),
-            Err(Error::Full { .. })
-        ));
-        disk.cut_power_at(disk.operations());
-        assert!(file.sync_data().is_err());
     }
 }
