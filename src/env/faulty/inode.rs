@@ -47,12 +47,11 @@ impl Inode {
         }
     }
 
-    pub(super) fn survive(&mut self, survival: Survival, chance: &mut StdRng) {
+    /// Loses what is not durable: all of it, or what chance takes.
+    pub(super) fn lose_power(&mut self, survival: Survival, chance: &mut StdRng) {
         for change in std::mem::take(&mut self.changes) {
-            match survival {
-                Survival::Nothing => {}
-                Survival::Everything => change.apply(&mut self.durable),
-                Survival::Chance => self.survive_partly(&change, chance),
+            if survival == Survival::Chance {
+                self.survive_partly(&change, chance);
             }
         }
         self.now.clone_from(&self.durable);
@@ -65,14 +64,14 @@ impl Inode {
             }
             return;
         };
-        let (mut position, mut rest) = (*position, bytes.as_slice());
+        let (mut place, mut rest) = (*position, bytes.as_slice());
         while !rest.is_empty() {
-            let count = (SECTOR_BYTES - position % SECTOR_BYTES).min(rest.len());
+            let count = (SECTOR_BYTES - place % SECTOR_BYTES).min(rest.len());
             let (sector, after) = rest.split_at(count);
             if chance.random() {
-                put(&mut self.durable, position, sector);
+                put(&mut self.durable, place, sector);
             }
-            position += count;
+            place += count;
             rest = after;
         }
     }

@@ -23,7 +23,7 @@ use super::disk::{Disk, Error, File, LOCK_FILE, Lock};
 pub enum Survival {
     /// All are lost.
     Nothing,
-    /// All survive, as after a killed process.
+    /// All survive, as after a killed process: readable, but not durable before they are synced.
     Everything,
     /// Each sector survives or not.
     Chance,
@@ -33,6 +33,8 @@ pub enum Survival {
 #[derive(Debug, Clone)]
 pub struct FaultyDisk {
     world: Arc<Mutex<World>>,
+    /// The life after which this handle fails; `None` for the one who commands.
+    life: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -76,11 +78,30 @@ impl FaultyDisk {
         };
         Self {
             world: Arc::new(Mutex::new(world)),
+            life: None,
+        }
+    }
+
+    /// The disk as a process sees it that starts now: it fails after the next [`Self::reboot`], also for threads that the process left behind.
+    #[must_use]
+    pub fn for_process(&self) -> Self {
+        Self {
+            world: Arc::clone(&self.world),
+            life: Some(self.world().life),
         }
     }
 
     fn world(&self) -> MutexGuard<'_, World> {
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The world, unless this handle belongs to a process that has ended.
+    fn live(&self, operation: &'static str, path: &Path) -> Result<MutexGuard<'_, World>, Error> {
+        let world = self.world();
+        match self.life {
+            Some(life) if life != world.life => Err(off(operation, path)),
+            _ => Ok(world),
+        }
     }
 
     /// How many operations have changed the disk (or tried to).
@@ -108,7 +129,7 @@ impl FaultyDisk {
         self.world().capacity = Some(bytes);
     }
 
-    /// Cuts the power and turns it on again: what was synced is there, the rest as `survival` says. Locks are free, faults forgotten.
+    /// Cuts the power (or kills the process) and goes on: what was synced is there, the rest as `survival` says. Locks are free, faults forgotten.
     pub fn reboot(&self, survival: Survival) {
         let world = &mut *self.world();
         world.life += 1;
@@ -116,18 +137,20 @@ impl FaultyDisk {
         world.power_cut_at = None;
         world.sync_fails_at = None;
         world.capacity = None;
+        if survival == Survival::Everything {
+            return;
+        }
         let changes = std::mem::take(&mut world.name_changes);
         let surviving = match survival {
-            Survival::Nothing => 0,
-            Survival::Everything => changes.len(),
             Survival::Chance => world.chance.random_range(0..=changes.len()),
+            Survival::Nothing | Survival::Everything => 0,
         };
         for (path, inode) in changes.into_iter().take(surviving).flatten() {
             rename(&mut world.durable_names, path, inode);
         }
         world.names = world.durable_names.clone();
         for inode in &mut world.inodes {
-            inode.survive(survival, &mut world.chance);
+            inode.lose_power(survival, &mut world.chance);
         }
     }
 
@@ -262,7 +285,7 @@ impl FaultyFile {
 
 impl Disk for FaultyDisk {
     fn create_directory(&self, path: &Path) -> Result<(), Error> {
-        let mut world = self.world();
+        let mut world = self.live("create directory", path)?;
         world
             .directories
             .extend(path.ancestors().map(Path::to_owned));
@@ -270,7 +293,7 @@ impl Disk for FaultyDisk {
     }
 
     fn create(&self, path: &Path) -> Result<Arc<dyn File>, Error> {
-        let mut world = self.world();
+        let mut world = self.live("create", path)?;
         world.begin("create", path)?;
         if world.names.contains_key(path) {
             return Err(Error::Exists {
@@ -285,7 +308,7 @@ impl Disk for FaultyDisk {
     }
 
     fn open(&self, path: &Path) -> Result<Arc<dyn File>, Error> {
-        let world = self.world();
+        let world = self.live("open", path)?;
         Ok(Arc::new(FaultyFile {
             disk: self.clone(),
             life: world.life,
@@ -295,7 +318,7 @@ impl Disk for FaultyDisk {
     }
 
     fn list(&self, directory: &Path) -> Result<Vec<String>, Error> {
-        let world = self.world();
+        let world = self.live("list", directory)?;
         if !world.directories.contains(directory) {
             return Err(Error::NotFound {
                 path: directory.to_owned(),
@@ -309,7 +332,7 @@ impl Disk for FaultyDisk {
     }
 
     fn remove(&self, path: &Path) -> Result<(), Error> {
-        let mut world = self.world();
+        let mut world = self.live("remove", path)?;
         world.begin("remove", path)?;
         world.inode_of(path)?;
         world.change_names(vec![(path.to_owned(), None)]);
@@ -317,7 +340,7 @@ impl Disk for FaultyDisk {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<(), Error> {
-        let mut world = self.world();
+        let mut world = self.live("rename", from)?;
         world.begin("rename", from)?;
         let inode = world.inode_of(from)?;
         world.change_names(vec![(from.to_owned(), None), (to.to_owned(), Some(inode))]);
@@ -325,7 +348,7 @@ impl Disk for FaultyDisk {
     }
 
     fn sync_directory(&self, path: &Path) -> Result<(), Error> {
-        let world = &mut *self.world();
+        let world = &mut *self.live("sync directory", path)?;
         world.begin("sync directory", path)?;
         let inside = |changes: &mut Vec<(PathBuf, Option<usize>)>| {
             changes
@@ -339,7 +362,7 @@ impl Disk for FaultyDisk {
     }
 
     fn lock(&self, directory: &Path) -> Result<Lock, Error> {
-        let mut world = self.world();
+        let mut world = self.live("lock", directory)?;
         if !world.locked.insert(directory.join(LOCK_FILE)) {
             return Err(Error::Locked {
                 path: directory.to_owned(),

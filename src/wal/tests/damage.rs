@@ -251,6 +251,23 @@ fn incomplete_last_segment_is_made_again() {
         disk.set_contents(&next, &incomplete);
         assert!(is_whole(&reopen(&disk).unwrap(), 8));
     }
+    // The header was written, the length was not durable; or the setting has changed.
+    for bytes in [64, 2048] {
+        let disk = FaultyDisk::new(1);
+        let settings = Options {
+            segment_bytes: ByteCount(1024 + bytes),
+            ..small()
+        };
+        drop(open_as(&disk, settings).unwrap());
+        let mut spare = disk.contents(&segment(2)).unwrap();
+        spare.truncate(usize::try_from(bytes).unwrap());
+        let first = disk.contents(&segment(1)).unwrap();
+        let disk = copy(&[(segment(1), first), (segment(2), spare)]);
+        let wal = reopen(&disk).unwrap();
+        for index in 0..20 {
+            write(&wal, vec![append(1, run(index, index + 1))]);
+        }
+    }
     let disk = copy(&files);
     disk.set_contents(&next, &[1; 1024]);
     assert!(matches!(reopen(&disk), Err(Error::Damaged { .. })));

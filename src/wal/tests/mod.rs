@@ -42,7 +42,7 @@ fn options() -> Options {
 
 fn open_as(disk: &FaultyDisk, options: Options) -> Result<Wal, Error> {
     let entropy = Arc::new(SeededEntropy::new(7));
-    Wal::open(options, Arc::new(disk.clone()), entropy)
+    Wal::open(options, Arc::new(disk.for_process()), entropy)
 }
 
 fn open(disk: &FaultyDisk) -> Wal {

@@ -124,18 +124,19 @@ struct History {
     number: u64,
 }
 
+fn small() -> Options {
+    Options {
+        segment_bytes: ByteCount(2048),
+        ..options()
+    }
+}
+
 fn play(disk: &FaultyDisk, round: &Round, history: &mut History) {
     if let Some(cut) = round.cut {
         disk.cut_power_at(disk.operations() + cut);
     }
     // The power may go during the start.
-    let wal = open_as(
-        disk,
-        Options {
-            segment_bytes: ByteCount(2048),
-            ..options()
-        },
-    );
+    let wal = open_as(disk, small());
     let mut waiting = Vec::new();
     if let Ok(wal) = &wal {
         for job in &round.jobs {
@@ -170,14 +171,7 @@ fn play(disk: &FaultyDisk, round: &Round, history: &mut History) {
 }
 
 fn check(disk: &FaultyDisk, history: &mut History) {
-    let wal = open_as(
-        disk,
-        Options {
-            segment_bytes: ByteCount(2048),
-            ..options()
-        },
-    )
-    .unwrap();
+    let wal = open_as(disk, small()).unwrap();
     let found = Model::of(&wal, SHARDS);
     let possible = &history.states[history.completed.saturating_sub(1)..];
     assert!(
@@ -195,12 +189,24 @@ fn check(disk: &FaultyDisk, history: &mut History) {
             .and_then(|shard| shard.entries.values().next_back());
         assert_eq!(wal.durable(shard(index)), last.map(|entry| entry.position));
     }
+    disk.reboot(Survival::Nothing);
+    drop(wal);
+    let again = open_as(disk, small()).unwrap();
+    assert_eq!(
+        Model::of(&again, SHARDS),
+        found,
+        "what a start shows is durable"
+    );
     history.states = vec![found];
     history.completed = 1;
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(150))]
+    #![proptest_config(ProptestConfig {
+        cases: 200,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn nothing_completed_is_lost_by_a_power_cut(seed: u64, rounds in prop::collection::vec(round(), 1..4)) {
