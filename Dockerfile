@@ -4,8 +4,7 @@
 
 FROM rust:1.95-slim-bookworm AS builder
 WORKDIR /build
-# The toolchain of the image is the one of rust-toolchain.toml; rustfmt and clippy are not needed here.
-ENV RUSTUP_TOOLCHAIN=1.95.0
+# The image's own toolchain builds: rust-toolchain.toml, which would ask for rustfmt and clippy too, is not in the context.
 COPY . .
 # Naming the target keeps the static C library away from build scripts and macros. Since glibc 2.34 a static program resolves names by
 # itself, from /etc/hosts and by DNS, without shared libraries.

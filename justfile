@@ -23,7 +23,7 @@ test *words:
 
 # The simulation; a seed repeats a run: just sim 42
 sim seed="":
-    CUBECAST_SIM_SEED={{ seed }} cargo test --release --locked --test sim
+    SIM_SEED={{ seed }} cargo test --release --locked --test sim
 
 # Benchmarks with numbers side by side: just bench publish
 bench *names:
