@@ -59,7 +59,7 @@ pub(crate) fn decide(failure: &Failure, repeat: Repeat, was_unknown: bool) -> Ve
 fn decide_unknown(failure: &Failure) -> Verdict {
     match (failure.reason, failure.code) {
         // The answer is too large for this client, or a defect that another attempt would only meet again.
-        (Reason::Unspecified, Code::OutOfRange | Code::DataLoss | Code::ResourceExhausted) => Verdict::Fail,
+        (Reason::Unspecified, Code::OutOfRange | Code::DataLoss) => Verdict::Fail,
         (Reason::OutcomeUnknown, _) => Verdict::Again(Place::Any),
         _ => Verdict::Again(Place::Elsewhere),
     }
