@@ -24,7 +24,7 @@
 //! library outside [`proto`].
 //!
 //! The modules in reading order: `client` (settings and start), `call` (one call with its attempts), `retry`, `connect` (peers and leaders), `error`;
-//! then what can be asked for: `admin`, `publish` with `message` and `lane`, `subscribe` with `received`; and `model` with `convert`, and [`proto`].
+//! then what can be asked for: `admin` and `party` with `page`, `publish` with `message` and `lane`, `subscribe` with `received`; and `model` with `convert`, and [`proto`].
 #![deny(missing_docs)]
 
 mod admin;
@@ -36,13 +36,15 @@ mod error;
 mod lane;
 mod message;
 mod model;
+mod page;
+mod party;
 pub mod proto;
 mod publish;
 mod received;
 mod retry;
 mod subscribe;
 
-pub use admin::{Page, PageRequest, Placed, SubscriptionFilter, TopicFilter};
+pub use admin::{Placed, TopicFilter};
 pub use client::{Builder, Client};
 pub use error::{Code, Error, Failure, Reason};
 pub use message::{Message, Published};
@@ -51,6 +53,8 @@ pub use model::{
     Placement, ReadSource, Replica, ReplicaRole, ReplicaState, Shard, Start, SubscriptionInfo,
     Topic, VertexStatus,
 };
+pub use page::{Page, PageRequest};
+pub use party::SubscriptionFilter;
 pub use publish::Publisher;
 pub use received::{Header, Origin, Pulled, PulledIter, Received};
 pub use subscribe::{PullOptions, Subscribed, Subscriber, Subscription};

@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use futures::stream::{self, BoxStream, StreamExt};
 
-use crate::admin::{SubscriptionFilter, reading};
+use crate::admin::reading;
 use crate::call::{self, Call};
 use crate::client::Client;
 use crate::convert;
 use crate::error::Error;
 use crate::model::{Consistency, Placement, Start, SubscriptionInfo, required};
+use crate::party::SubscriptionFilter;
 use crate::proto::v1;
 use crate::received::{Pulled, Received};
 
