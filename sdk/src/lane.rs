@@ -129,20 +129,27 @@ pub(crate) async fn enter(
     let ends = Instant::now() + deadline;
     let kib = (run.bytes.len() >> 10).saturating_add(1).min(ROOM_KIB);
     let permits = u32::try_from(kib).unwrap_or(u32::MAX);
-    let entered = tokio::time::timeout_at(ends, Arc::clone(room).acquire_many_owned(permits)).await;
-    match entered {
-        Ok(Ok(room)) => Ok(Place {
-            run,
-            acks,
-            deadline,
-            ends,
-            room,
-        }),
-        Ok(Err(_)) | Err(_) => Err(Error::DeadlineExceeded {
-            method: METHOD,
-            deadline,
-        }),
-    }
+    let late = Error::DeadlineExceeded {
+        method: METHOD,
+        deadline,
+    };
+    // Without an await where there is room: the runtime may make any await yield, and publishes would change places.
+    let room = match Arc::clone(room).try_acquire_many_owned(permits) {
+        Ok(room) => room,
+        Err(_) => match tokio::time::timeout_at(ends, Arc::clone(room).acquire_many_owned(permits))
+            .await
+        {
+            Ok(Ok(room)) => room,
+            Ok(Err(_)) | Err(_) => return Err(late),
+        },
+    };
+    Ok(Place {
+        run,
+        acks,
+        deadline,
+        ends,
+        room,
+    })
 }
 
 impl Lane {
@@ -363,9 +370,9 @@ mod tests {
         let (lane, room) = (Lane::new("news"), Arc::new(Semaphore::new(ROOM_KIB)));
         let dropped = push(&lane, &room, AckLevel::Quorum, &["a"]).await;
         drop(dropped);
-        let late = push(&lane, &room, AckLevel::Quorum, &["b"]).await;
+        let waiting = push(&lane, &room, AckLevel::Quorum, &["b"]).await;
         assert!(matches!(
-            late.answer().await,
+            waiting.answer().await,
             Err(Error::DeadlineExceeded { .. })
         ));
         let _kept = push(&lane, &room, AckLevel::Quorum, &["c", "d"]).await;

@@ -102,7 +102,7 @@ impl Client {
 
 /// Publishes in the name of a publisher, each publish exactly once in the log.
 ///
-/// Publishes to one topic are appended in the order in which their futures were first polled. One request per topic is under way at a time;
+/// Publishes to one topic are appended in the order in which their futures were first polled, as long as no more than 64 MiB wait. One request per topic is under way at a time;
 /// publishes that come meanwhile wait and then go together, so that many callers at once are fast. Each keeps its own offsets and its own
 /// error. Cheap to clone; clones share the order.
 ///
@@ -183,7 +183,7 @@ impl Publisher {
     ///
     /// # Errors
     /// As [`Client::publish`]; [`Error::Refused`] with `PublisherNotFound`; [`Error::OutcomeUnknown`] only when the deadline passed first;
-    /// [`Error::DeadlineExceeded`] when it passed before the publish was sent.
+    /// [`Error::DeadlineExceeded`] when it passed before the publish was sent. One that waited for others has the deadline anew when it is sent.
     pub async fn publish<M: Into<Message>>(
         &self,
         topic: &str,
