@@ -1,2 +1,1 @@
-//! cubecast: a replicated publish/subscribe log on a hypercube that speaks gRPC end to end.
-pub mod types;
+pub mod types; pub mod env; pub mod wal; pub mod store; pub mod shard; pub mod proto; pub mod link; pub mod consensus; pub mod replica;
