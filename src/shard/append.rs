@@ -85,12 +85,7 @@ impl Step<'_> {
         if *sequence == session.next_sequence {
             return Ok(Place::Next { key, session });
         }
-        let past_key = row::sequence_key(topic.id, session.number, *sequence);
-        let past = match *sequence < session.next_sequence {
-            true => self.overlay.get(Table::Sequence, &past_key)?,
-            false => None,
-        };
-        let Some(past) = past else {
+        if *sequence > session.next_sequence {
             return Err(Refusal::SequenceGap {
                 topic: topic.name.clone(),
                 publisher: publisher.clone(),
@@ -99,7 +94,11 @@ impl Step<'_> {
                 got: *sequence,
             }
             .into());
-        };
+        }
+        let table = Table::Sequence;
+        let past_key = row::sequence_key(topic.id, session.number, *sequence);
+        let past = self.overlay.get(table, &past_key)?;
+        let past = past.ok_or(Error::RowMissing { table })?;
         session.used = self.position.index;
         self.overlay.put(Table::Session, key, &session);
         Ok(Place::Past(past))

@@ -53,6 +53,12 @@ pub enum Error {
         /// What it says; `None` when it is empty.
         found: Option<u8>,
     },
+    /// A row that another row speaks of is not there.
+    #[error("a row of table {table:?} is missing")]
+    RowMissing {
+        /// The table.
+        table: Table,
+    },
     /// The mark cannot be read.
     #[error("the mark of shard {shard} cannot be read")]
     Mark {
