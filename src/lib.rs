@@ -1,14 +1,9 @@
 //! cubecast: a replicated publish/subscribe log on a hypercube that speaks gRPC end to end.
-<<<<<<< HEAD
 //!
 //! Peers sit on the vertices of a cube. A topic's name hashes to a vertex; the peer there owns it and its neighbours hold replicas, kept equal by
 //! one Raft group per vertex. Any peer takes any call and forwards it. The modules below are in reading order: each names only those above it
 //! (`tests/tidy.rs` checks that).
 
-=======
-pub mod shard;
-pub mod store;
->>>>>>> h-store
 pub mod types;
 
 pub mod cube;
@@ -27,3 +22,5 @@ pub mod link;
 pub mod consensus;
 
 pub mod replica;
+
+pub mod config;

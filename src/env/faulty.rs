@@ -388,10 +388,7 @@ impl Disk for FaultyDisk {
         let mut world = self.world();
         world.begin("rename", from)?;
         let inode = world.inode_of(from)?;
-        world.change_names(vec![
-            (from.to_owned(), None),
-            (to.to_owned(), Some(inode)),
-        ]);
+        world.change_names(vec![(from.to_owned(), None), (to.to_owned(), Some(inode))]);
         Ok(())
     }
 
@@ -445,9 +442,8 @@ impl File for FaultyFile {
         let world = self.world("read")?;
         let content = world.inodes.get(self.inode).map(|inode| &inode.now);
         let found = content.and_then(|now| now.get(position..position + buffer.len()));
-        let found = found.ok_or_else(|| {
-            Error::new("read", &self.path, io::ErrorKind::UnexpectedEof.into())
-        })?;
+        let found = found
+            .ok_or_else(|| Error::new("read", &self.path, io::ErrorKind::UnexpectedEof.into()))?;
         buffer.copy_from_slice(found);
         Ok(())
     }
@@ -540,7 +536,10 @@ mod tests {
         assert_eq!(disk.contents(path).unwrap(), b"old");
         disk.limit(3);
         let file = disk.open(path).unwrap();
-        assert!(matches!(file.write_all_at(1, b"abc"), Err(Error::Full { .. })));
+        assert!(matches!(
+            file.write_all_at(1, b"abc"),
+            Err(Error::Full { .. })
+        ));
         disk.cut_power_at(disk.operations());
         assert!(file.sync_data().is_err());
     }
