@@ -23,4 +23,10 @@ pub mod consensus;
 
 pub mod replica;
 
+pub mod cluster;
+
+pub mod router;
+
+pub mod rpc;
+
 pub mod config;

@@ -1,0 +1,3 @@
+mod status;
+pub mod raft;
+pub mod wire;
