@@ -34,7 +34,7 @@ impl Step<'_> {
             None => None,
         };
         if let Some(Place::Past(first)) = place {
-            return Ok(appended(&topic, first, IsDuplicate(true)));
+            return Ok(appended(&topic, first, Newness::Repeated));
         }
         let first = SequenceRow {
             first_offset: topic.next_offset,
@@ -62,7 +62,7 @@ impl Step<'_> {
         self.overlay.append(topic.id, stored);
         self.put_topic(&topic);
         self.say_advanced(&topic);
-        Ok(appended(&topic, first, IsDuplicate(false)))
+        Ok(appended(&topic, first, Newness::New))
     }
 
     /// Finds the publish in its session. A session that begins is counted and may push out the one unused longest; a repetition is a use.
@@ -163,14 +163,18 @@ impl Step<'_> {
     }
 }
 
-struct IsDuplicate(bool);
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Newness {
+    New,
+    Repeated,
+}
 
-fn appended(topic: &TopicRow, first: SequenceRow, is_duplicate: IsDuplicate) -> Response {
+fn appended(topic: &TopicRow, first: SequenceRow, newness: Newness) -> Response {
     Response::Appended {
         topic_id: topic.id,
         first_offset: first.first_offset,
         count: first.count,
         append_time: first.append_time,
-        is_duplicate: is_duplicate.0,
+        is_duplicate: newness == Newness::Repeated,
     }
 }

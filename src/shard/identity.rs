@@ -75,9 +75,10 @@ impl Step<'_> {
             return Ok(Registered::New(identity.created));
         };
         let is_repeated = identity.request_id.is_some() && identity.request_id == old.request_id;
-        Ok(match is_repeated {
-            true => Registered::Repeated(old.created),
-            false => Registered::Taken,
+        Ok(if is_repeated {
+            Registered::Repeated(old.created)
+        } else {
+            Registered::Taken
         })
     }
 

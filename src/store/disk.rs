@@ -9,7 +9,7 @@ use std::path::Path;
 use bytes::Bytes;
 use fjall::{Database, Guard, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, PersistMode};
 
-use super::engine::{Change, Engine, Flow, Space};
+use super::engine::{Change, Engine, Flow, Space, Visit};
 use super::kv::KvStore;
 use super::{Error, Figures};
 use crate::types::ByteCount;
@@ -19,6 +19,9 @@ const SEPARATION_BYTES_MIN: u32 = 512;
 /// A file of values kept apart; small enough that space comes back in steps.
 const VALUE_FILE_BYTES: u64 = 64 << 20;
 
+/// The engine panics below it.
+const JOURNAL_BYTES_MIN: u64 = 64 << 20;
+
 /// How much the store takes for itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
@@ -26,7 +29,7 @@ pub struct Options {
     pub cache_bytes: ByteCount,
     /// Memory that collects writes of one keyspace until they are flushed. Fixed when the store is first made.
     pub memtable_bytes: ByteCount,
-    /// The engine's own log on disk at most; at least 64 MiB.
+    /// The engine's own log on disk at most; less than 64 MiB counts as 64 MiB.
     pub journal_bytes_max: ByteCount,
     /// Threads that flush and compact.
     pub worker_count: usize,
@@ -71,7 +74,7 @@ impl Disk {
         let database = Database::builder(folder)
             .cache_size(options.cache_bytes.0)
             .worker_threads(options.worker_count.max(1))
-            .max_journaling_size(options.journal_bytes_max.0)
+            .max_journaling_size(options.journal_bytes_max.0.max(JOURNAL_BYTES_MIN))
             .open()?;
         let plain = KeyspaceCreateOptions::default().max_memtable_size(options.memtable_bytes.0);
         let separation = KvSeparationOptions::default()
@@ -115,12 +118,7 @@ impl Engine for Disk {
         Ok(value.map(Bytes::from_owner))
     }
 
-    fn scan(
-        &self,
-        space: Space,
-        keys: Range<&[u8]>,
-        visit: &mut dyn FnMut(&[u8], Bytes) -> Result<Flow, Error>,
-    ) -> Result<(), Error> {
+    fn scan(&self, space: Space, keys: Range<&[u8]>, visit: &mut Visit<'_>) -> Result<(), Error> {
         if is_empty(&keys) {
             return Ok(());
         }

@@ -42,17 +42,15 @@ pub(super) enum Flow {
     Enough,
 }
 
+/// Is shown a key and its value, and says whether the scan goes on.
+pub(super) type Visit<'a> = dyn FnMut(&[u8], Bytes) -> Result<Flow, Error> + 'a;
+
 /// An ordered map of bytes with atomic groups of writes. Key ranges are half open.
 pub(super) trait Engine: Send + Sync {
     fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, Error>;
 
     /// Visits keys and values in order.
-    fn scan(
-        &self,
-        space: Space,
-        keys: Range<&[u8]>,
-        visit: &mut dyn FnMut(&[u8], Bytes) -> Result<Flow, Error>,
-    ) -> Result<(), Error>;
+    fn scan(&self, space: Space, keys: Range<&[u8]>, visit: &mut Visit<'_>) -> Result<(), Error>;
 
     /// The first keys of a range, without reading the values.
     fn keys(&self, space: Space, keys: Range<&[u8]>, limit: usize) -> Result<Vec<Bytes>, Error>;

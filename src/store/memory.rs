@@ -6,7 +6,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use bytes::Bytes;
 
-use super::engine::{Change, Engine, Flow, Space};
+use super::engine::{Change, Engine, Flow, Space, Visit};
 use super::kv::KvStore;
 use super::{Error, Figures};
 use crate::types::ByteCount;
@@ -77,12 +77,7 @@ impl Engine for Memory {
         Ok(self.read().of(space).get(key).cloned())
     }
 
-    fn scan(
-        &self,
-        space: Space,
-        keys: Range<&[u8]>,
-        visit: &mut dyn FnMut(&[u8], Bytes) -> Result<Flow, Error>,
-    ) -> Result<(), Error> {
+    fn scan(&self, space: Space, keys: Range<&[u8]>, visit: &mut Visit<'_>) -> Result<(), Error> {
         let maps = self.read();
         for (key, value) in within(maps.of(space), keys) {
             if visit(&key, value)? == Flow::Enough {

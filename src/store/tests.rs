@@ -28,7 +28,9 @@ fn stored(base: u64, time: u64, batch: Batch) -> StoredBatch {
     StoredBatch {
         base_offset: Offset(base),
         append_time: Timestamp(time),
-        origin: (base % 2 == 0).then_some((publisher, SessionId(7), Sequence(base))),
+        origin: base
+            .is_multiple_of(2)
+            .then_some((publisher, SessionId(7), Sequence(base))),
         log_position: LogPosition {
             term: Term(1),
             index: LogIndex(base + 10),

@@ -58,7 +58,8 @@ fn commands_of_version_1_have_these_bytes() {
             to: Start::Earliest,
         },
     ];
-    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let byte = |byte: &u8| format!("{byte:02x}");
+    let hex = |bytes: &[u8]| bytes.iter().map(byte).collect::<Vec<_>>().concat();
     let lines: Vec<String> = commands
         .iter()
         .map(|command| hex(&command.encode()))

@@ -1,6 +1,7 @@
 //! Tests of the state machine.
 
 mod codec;
+mod crash;
 mod dedupe;
 mod property;
 mod transcript;

@@ -154,45 +154,45 @@ fn run(
 }
 
 /// All that queries can tell.
-fn seen(view: &View) -> String {
-    let mut text = format!("{:?}\n", view.digest().unwrap());
-    let topics = view.topics(TopicFilter::default(), None, 100).unwrap();
-    for topic in &topics {
+fn seen(view: &View) -> Vec<String> {
+    let mut seen = vec![view.digest().unwrap().to_string()];
+    for topic in &view.topics(TopicFilter::default(), None, 100).unwrap() {
         let digest = view.topic_digest(topic).unwrap();
         let batches = view.batches(topic, Offset(0), u32::MAX, ByteCount(u64::MAX));
         let subscriptions = view.subscriptions_of_topic(topic, None, 100).unwrap();
-        text += &format!("{topic:?} {digest} {batches:?} {subscriptions:?}\n");
+        seen.push(format!("{topic:?} {digest} {batches:?} {subscriptions:?}"));
     }
     for name in ["p", "q"] {
         let filter = TopicFilter {
             creator: Some(&publisher(name)),
             ..TopicFilter::default()
         };
-        text += &format!("{:?}\n", view.topics(filter, None, 100).unwrap());
+        seen.push(format!("{:?}", view.topics(filter, None, 100).unwrap()));
     }
     for name in ["s", "t"] {
-        let all = view
-            .subscriptions_of_subscriber(&subscriber(name), None, 100)
-            .unwrap();
-        let mut paged = Vec::new();
-        loop {
-            let after = paged.last().map(|last: &Subscription| last.topic.clone());
-            let page = view
-                .subscriptions_of_subscriber(&subscriber(name), after.as_ref(), 1)
-                .unwrap();
-            if page.is_empty() {
-                break;
-            }
-            paged.extend(page);
-        }
-        assert_eq!(all, paged);
-        text += &format!("{all:?}\n");
+        seen.push(format!("{:?}", subscriptions(view, &subscriber(name))));
     }
-    text + &format!(
-        "{:?} {:?}",
-        view.publishers(None, 100).unwrap(),
-        view.subscribers(None, 100).unwrap()
-    )
+    seen.push(format!("{:?}", view.publishers(None, 100).unwrap()));
+    seen.push(format!("{:?}", view.subscribers(None, 100).unwrap()));
+    seen
+}
+
+/// At once and one by one.
+fn subscriptions(view: &View, subscriber: &SubscriberId) -> Vec<Subscription> {
+    let page = |after: Option<&TopicName>, limit| {
+        let page = view.subscriptions_of_subscriber(subscriber, after, limit);
+        page.unwrap()
+    };
+    let mut paged: Vec<Subscription> = Vec::new();
+    loop {
+        let after = paged.last().map(|last| last.topic.clone());
+        match page(after.as_ref(), 1) {
+            next if next.is_empty() => break,
+            next => paged.extend(next),
+        }
+    }
+    assert_eq!(page(None, 100), paged);
+    paged
 }
 
 fn in_memory(store: Option<Arc<dyn TopicStore>>) -> Arc<dyn TopicStore> {
