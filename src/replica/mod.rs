@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use crate::consensus::{self, Group, Leadership, Role, Status};
 use crate::link::Peers;
 use crate::shard::{self, Command, View};
-use crate::store::{self, TopicStore};
+use crate::store::TopicStore;
 use crate::types::{ByteCount, LogPosition, PeerId, Term, TopicName, Vertex};
 use crate::wal::RaftLog;
 
@@ -92,8 +92,8 @@ impl Replica {
     pub async fn start(shard: Vertex, group: consensus::Options, parts: &Parts, options: Options) -> Result<Self, Error> {
         let waiters = watch::Waiters::default();
         let observed = waiters.clone();
-        let mark = parts.store.mark(shard).map_err(|source| Error::Store { shard, source: Arc::new(source) })?;
         let machine = shard::Machine::open(shard, Arc::clone(&parts.store)).map_err(|source| Error::Shard { shard, source: Arc::new(source) })?;
+        let mark = machine.mark().cloned();
         let parts_of_group = consensus::Parts {
             shard,
             wal: Arc::clone(&parts.wal),
@@ -294,14 +294,6 @@ pub enum Error {
         bytes: ByteCount,
         /// How large it may be.
         limit: ByteCount,
-    },
-    /// The store cannot be read.
-    #[error("shard {shard} cannot be opened")]
-    Store {
-        /// The shard.
-        shard: Vertex,
-        /// Why.
-        source: Arc<store::Error>,
     },
     /// The state machine cannot be opened.
     #[error("shard {shard} cannot be opened")]
