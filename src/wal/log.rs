@@ -120,7 +120,7 @@ impl Wal {
         let segment_bytes = options.check()?;
         disk.create_directory(&options.directory)?;
         let lock = disk.lock(&options.directory)?;
-        let found = recover(&*disk, &options.directory, &options.identity)?;
+        let found = recover(&*disk, &options.directory, &options.identity, segment_bytes)?;
         let factory = Factory {
             disk,
             entropy,

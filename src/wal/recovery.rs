@@ -52,21 +52,22 @@ struct Replay {
     last: Option<(PathBuf, End)>,
 }
 
-/// Reads the log in a directory.
+/// Reads the log in a directory, whose new segments have this length.
 pub(crate) fn recover(
     disk: &dyn Disk,
     directory: &Path,
     identity: &Identity,
+    segment_bytes: u32,
 ) -> Result<Recovered, Error> {
+    let segments = open_all(disk, directory, identity)?;
     let mut replay = Replay {
         shards: BTreeMap::new(),
-        expected: None,
+        // Earlier segments may have been purged; what must have been in them is known by the purges of the shards.
+        expected: (segments.first()).and_then(|first| (first.number == 1).then_some(1)),
         last_kind: Kind::Mark,
         last: None,
     };
     let mut scanned = Vec::new();
-    let segments = open_all(disk, directory, identity)?;
-    let next_number = segments.last().map_or(1, |segment| segment.number + 1);
     for segment in segments {
         scanned.push(replay.scan(segment)?);
     }
@@ -91,6 +92,10 @@ pub(crate) fn recover(
             })?;
     }
     let (segments, active, spares) = divide(scanned, last_data);
+    let spares = checked_spares(disk, directory, spares, segment_bytes)?;
+    let last = spares.back().map(|spare| spare.number);
+    let last = last.or(segments.keys().next_back().copied());
+    let next_number = last.map_or(1, |last| last + 1);
     Ok(Recovered {
         shards: replay.shards,
         segments,
@@ -189,10 +194,36 @@ fn divide(scanned: Vec<Scanned>, last_data: Option<usize>) -> Divided {
     (segments, active, spares)
 }
 
+/// The empty segments that can be used, durably there; the others are removed. The creation of one may have been cut short, after its header
+/// was written but before its length was durable, or the setting was another.
+fn checked_spares(
+    disk: &dyn Disk,
+    directory: &Path,
+    spares: VecDeque<Segment>,
+    segment_bytes: u32,
+) -> Result<VecDeque<Segment>, Error> {
+    let good = spares
+        .iter()
+        .take_while(|spare| spare.bytes == segment_bytes)
+        .count();
+    let mut kept = spares;
+    let removed = kept.split_off(good);
+    // The last one first, so that no gap is ever left.
+    for spare in removed.iter().rev() {
+        disk.remove(&spare.path)?;
+        disk.sync_directory(directory)?;
+    }
+    for spare in &kept {
+        spare.file.sync_all()?;
+    }
+    disk.sync_directory(directory)?;
+    Ok(kept)
+}
+
 impl Replay {
     fn scan(&mut self, segment: Segment) -> Result<Scanned, Error> {
         let end = segment.scan(|position, record| self.visit(&segment, position, record))?;
-        if end.position > HEADER_BYTES {
+        if end.position > HEADER_BYTES || self.last.is_none() {
             let (position, found) = (end.position, end.found.clone());
             self.last = Some((segment.path.clone(), End { position, found }));
         }

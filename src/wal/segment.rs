@@ -34,7 +34,7 @@ const MAGIC: &[u8; 8] = b"cubewal\n";
 const EXTENSION: &str = ".wal";
 
 /// Bytes read at once when a segment is scanned.
-const WINDOW_BYTES: u64 = 1 << 20;
+const WINDOW_BYTES: u32 = 1 << 20;
 
 /// An open segment.
 #[derive(Debug)]
@@ -291,8 +291,8 @@ impl Segment {
         let mut tail = Tail::Blank;
         let mut start = end;
         while start < self.bytes {
-            let count = u64::from(self.bytes - start).min(WINDOW_BYTES);
-            let bytes = window.get(start, count)?;
+            let count = (self.bytes - start).min(WINDOW_BYTES);
+            let bytes = window.get(start, u64::from(count))?;
             if bytes.iter().any(|byte| *byte != 0) {
                 tail = Tail::Torn;
                 // Records that begin in this stretch may end beyond it.
@@ -303,14 +303,14 @@ impl Segment {
                     }
                 }
             }
-            start = start.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
+            start += count;
         }
         Ok(tail)
     }
 
     /// Places from `start` on, as far as a window reaches, where a record may begin that proves that `end` was durable.
     fn candidates(&self, window: &mut Window<'_>, start: u32, end: u32) -> Result<Vec<u32>, Error> {
-        let stretch = window.get(start, WINDOW_BYTES + PREFIX_BYTES as u64)?;
+        let stretch = window.get(start, u64::from(WINDOW_BYTES) + PREFIX_BYTES as u64)?;
         let count = stretch.len().min(WINDOW_BYTES as usize);
         let mut found = Vec::new();
         for at in (0..count).step_by(ALIGNMENT) {
@@ -353,7 +353,7 @@ fn is_blank(file: &dyn File, from: u64, to: u64) -> Result<bool, disk::Error> {
     let mut position = from;
     let mut buffer = Vec::new();
     while position < to {
-        let count = (to - position).min(WINDOW_BYTES);
+        let count = (to - position).min(u64::from(WINDOW_BYTES));
         buffer.clear();
         buffer.resize(usize::try_from(count).unwrap_or(0), 1);
         file.read_at(position, &mut buffer)?;
@@ -391,7 +391,7 @@ impl<'a> Window<'a> {
         let is_inside = position >= self.start
             && u64::from(position - self.start) + count <= self.bytes.len() as u64;
         if !is_inside {
-            let wanted = count.max(WINDOW_BYTES).min(left);
+            let wanted = count.max(u64::from(WINDOW_BYTES)).min(left);
             self.bytes.resize(usize::try_from(wanted).unwrap_or(0), 0);
             self.start = position;
             self.file.read_at(u64::from(position), &mut self.bytes)?;
