@@ -10,8 +10,8 @@ use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
 use openraft::raft::TransferLeaderRequest;
 use openraft::{EmptyNode, Raft, ReadPolicy, ServerState, SnapshotPolicy};
 use tokio::sync::watch;
-use tokio_util::task::TaskTracker;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
 use super::convert;
@@ -111,24 +111,58 @@ impl Group {
     /// # Errors
     /// [`Error::Start`] when the log or the store cannot be read, [`Error::Malformed`] when they hold what they should not.
     pub async fn start(options: Options, parts: Parts) -> Result<Self, Error> {
-        let Parts { shard, wal, peers, machine, mark, observer } = parts;
+        let Parts {
+            shard,
+            wal,
+            peers,
+            machine,
+            mark,
+            observer,
+        } = parts;
         let progress = Progress::new();
-        let network = Network { shard, node: options.node, peers, progress: progress.clone() };
+        let network = Network {
+            shard,
+            node: options.node,
+            peers,
+            progress: progress.clone(),
+        };
         let log = ShardLog::new(shard, Arc::clone(&wal));
         let machine = Machine::new(machine, mark, observer)?;
         let config = Arc::new(raft_config(&options, shard)?);
-        let start = |source: &dyn std::fmt::Display| Error::Start { shard, reason: source.to_string() };
-        let raft = Raft::new(options.node, config, network, log, machine).await.map_err(|error| start(&error))?;
+        let start = |source: &dyn std::fmt::Display| Error::Start {
+            shard,
+            reason: source.to_string(),
+        };
+        let raft = Raft::new(options.node, config, network, log, machine)
+            .await
+            .map_err(|error| start(&error))?;
 
-        let (sender, leadership) = watch::channel(Leadership { leader: None, term: Term(0), is_ready: false });
-        let running = Running { options, wal, progress, leadership, tasks: TaskTracker::new(), stop: CancellationToken::new() };
-        let group = Self { shard, node: running.options.node, raft, parts: Arc::new(running) };
+        let (sender, leadership) = watch::channel(Leadership {
+            leader: None,
+            term: Term(0),
+            is_ready: false,
+        });
+        let running = Running {
+            options,
+            wal,
+            progress,
+            leadership,
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        };
+        let group = Self {
+            shard,
+            node: running.options.node,
+            raft,
+            parts: Arc::new(running),
+        };
         group.spawn(group.clone().follow_leadership(sender));
         group.spawn(group.clone().tend());
         Ok(group)
     }
 
-    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+    /// Runs a task until it ends or the group stops.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let stop = self.parts.stop.clone();
         self.parts.tasks.spawn(async move {
             tokio::select! {
@@ -152,10 +186,15 @@ impl Group {
     ///
     /// # Errors
     /// [`Error::NotLeader`] when it was certainly not proposed, [`Error::OutcomeUnknown`] when it may still be applied.
-    pub async fn propose(&self, command: Bytes) -> Result<(LogPosition, Option<shard::Outcome>), Error> {
+    pub async fn propose(
+        &self,
+        command: Bytes,
+    ) -> Result<(LogPosition, Option<shard::Outcome>), Error> {
         match self.raft.client_write(Proposal(command)).await {
             Ok(response) => Ok((position(&response.log_id), response.data.0)),
-            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => Err(self.not_leader()),
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => {
+                Err(self.not_leader())
+            }
             Err(_) => Err(Error::OutcomeUnknown { shard: self.shard }),
         }
     }
@@ -167,15 +206,23 @@ impl Group {
     pub async fn confirm_leadership(&self) -> Result<(), Error> {
         match self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
             Ok(_) => Ok(()),
-            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(_))) => Err(self.not_leader()),
-            Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => Err(Error::NoQuorum { shard: self.shard }),
+            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(_))) => {
+                Err(self.not_leader())
+            }
+            Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => {
+                Err(Error::NoQuorum { shard: self.shard })
+            }
             Err(RaftError::Fatal(_)) => Err(Error::Stopped { shard: self.shard }),
         }
     }
 
     fn not_leader(&self) -> Error {
         let Leadership { leader, term, .. } = *self.parts.leadership.borrow();
-        Error::NotLeader { shard: self.shard, leader: leader.filter(|leader| *leader != peer_of(self.node)), term }
+        Error::NotLeader {
+            shard: self.shard,
+            leader: leader.filter(|leader| *leader != peer_of(self.node)),
+            term,
+        }
     }
 
     /// Who leads, kept up to date.
@@ -186,7 +233,12 @@ impl Group {
     /// The replicas that are known to have an entry on stable storage: at least a majority once it is committed and this replica led it there.
     pub fn holders(&self, entry: LogPosition) -> Vec<PeerId> {
         let mut holders = self.parts.progress.holders(entry);
-        if self.parts.wal.durable(self.shard).is_some_and(|durable| durable.index >= entry.index) {
+        if self
+            .parts
+            .wal
+            .durable(self.shard)
+            .is_some_and(|durable| durable.index >= entry.index)
+        {
             holders.push(self.node);
         }
         holders.into_iter().map(peer_of).collect()
@@ -204,10 +256,18 @@ impl Group {
         let voters: Vec<u64> = membership.voter_ids().collect();
         let replicas = membership
             .nodes()
-            .map(|(node, _)| Member { peer: peer_of(*node), is_voter: voters.contains(node), stored: self.stored_index(*node) })
+            .map(|(node, _)| Member {
+                peer: peer_of(*node),
+                is_voter: voters.contains(node),
+                stored: self.stored_index(*node),
+            })
             .collect();
         Status {
-            role: if metrics.running_state.is_err() { Role::Stopped } else { role(metrics.state) },
+            role: if metrics.running_state.is_err() {
+                Role::Stopped
+            } else {
+                role(metrics.state)
+            },
             term: Term(metrics.current_term),
             leader: metrics.current_leader.map(peer_of),
             last: metrics.last_log_index.map(LogIndex),
@@ -219,9 +279,16 @@ impl Group {
 
     fn stored_index(&self, node: u64) -> Option<LogIndex> {
         if node == self.node {
-            return self.parts.wal.durable(self.shard).map(|durable| durable.index);
+            return self
+                .parts
+                .wal
+                .durable(self.shard)
+                .map(|durable| durable.index);
         }
-        self.parts.progress.stored(node).map(|position| position.index)
+        self.parts
+            .progress
+            .stored(node)
+            .map(|position| position.index)
     }
 
     /// Appends what a leader streams. Each answer is sent after the entries are on disk; the stream ends after the first that is not a success.
@@ -233,34 +300,45 @@ impl Group {
         // A message that does not parse ends the stream, as if the leader had stopped sending.
         let requests = requests
             .map(convert::append_from_proto)
-              .take_while(move |request| {
+            .take_while(move |request| {
                 if let Err(error) = request {
                     warn!(%shard, %error, "a leader sent what is not an append");
                 }
                 std::future::ready(request.is_ok())
             })
             .filter_map(|request| std::future::ready(request.ok()));
-        self.raft.stream_append(requests).map(move |answer| match answer {
-            Ok(result) => Ok(convert::stored_to_proto(&result)),
-            Err(_) => Err(Error::Stopped { shard }),
-        })
+        self.raft
+            .stream_append(requests)
+            .map(move |answer| match answer {
+                Ok(result) => Ok(convert::stored_to_proto(&result)),
+                Err(_) => Err(Error::Stopped { shard }),
+            })
     }
 
     /// One append outside the stream: a heartbeat.
     ///
     /// # Errors
     /// [`Error::Malformed`] or [`Error::Stopped`].
-    pub async fn heartbeat(&self, request: proto::HeartbeatRequest) -> Result<proto::HeartbeatResponse, Error> {
+    pub async fn heartbeat(
+        &self,
+        request: proto::HeartbeatRequest,
+    ) -> Result<proto::HeartbeatResponse, Error> {
         let append = request.append.ok_or(Error::Malformed { field: "append" })?;
         let append = convert::append_from_proto(append)?;
         let previous = append.prev_log_id;
         let last = append.entries.last().map(|entry| entry.log_id).or(previous);
-        let response = self.raft.append_entries(append).await.map_err(|_| Error::Stopped { shard: self.shard })?;
+        let response = self
+            .raft
+            .append_entries(append)
+            .await
+            .map_err(|_| Error::Stopped { shard: self.shard })?;
         if response.is_conflict() && previous.is_none() {
             return Err(Error::Malformed { field: "previous" });
         }
         let answer = convert::stored_to_proto(&response.into_stream_result(previous, last));
-        Ok(proto::HeartbeatResponse { append: Some(answer) })
+        Ok(proto::HeartbeatResponse {
+            append: Some(answer),
+        })
     }
 
     /// Answers a candidate.
@@ -269,7 +347,11 @@ impl Group {
     /// [`Error::Malformed`] or [`Error::Stopped`].
     pub async fn vote(&self, request: proto::VoteRequest) -> Result<proto::VoteResponse, Error> {
         let parsed = convert::vote_request_from_proto(&request)?;
-        let response = if request.pre_vote { self.raft.pre_vote(parsed).await } else { self.raft.vote(parsed).await };
+        let response = if request.pre_vote {
+            self.raft.pre_vote(parsed).await
+        } else {
+            self.raft.vote(parsed).await
+        };
         let response = response.map_err(|_| Error::Stopped { shard: self.shard })?;
         Ok(convert::vote_response_to_proto(&response))
     }
@@ -278,13 +360,27 @@ impl Group {
     ///
     /// # Errors
     /// [`Error::Malformed`] or [`Error::Stopped`].
-    pub async fn take_over(&self, request: proto::TransferLeaderRequest) -> Result<proto::TransferLeaderResponse, Error> {
-        let from: Vote =
-            request.from_leader.as_ref().map(convert::vote_from_proto).ok_or(Error::Malformed { field: "from_leader" })?;
+    pub async fn take_over(
+        &self,
+        request: proto::TransferLeaderRequest,
+    ) -> Result<proto::TransferLeaderResponse, Error> {
+        let from: Vote = request
+            .from_leader
+            .as_ref()
+            .map(convert::vote_from_proto)
+            .ok_or(Error::Malformed {
+                field: "from_leader",
+            })?;
         let last: Option<LogId> = request.last_log_id.as_ref().map(convert::log_id_from_proto);
         let request = TransferLeaderRequest::new(from, request.to_node, last);
-        let answer = self.raft.handle_transfer_leader(request).await.map_err(|_| Error::Stopped { shard: self.shard })?;
-        Ok(proto::TransferLeaderResponse { accepted: answer.is_ok() })
+        let answer = self
+            .raft
+            .handle_transfer_leader(request)
+            .await
+            .map_err(|_| Error::Stopped { shard: self.shard })?;
+        Ok(proto::TransferLeaderResponse {
+            accepted: answer.is_ok(),
+        })
     }
 
     /// Turns openraft's metrics into [`Leadership`], and says so when it changes.
@@ -296,7 +392,10 @@ impl Group {
                 let server = server.borrow_watched();
                 let term = server.vote.leader_id.term;
                 let is_leader = matches!(server.state, ServerState::Leader);
-                let applied_term = data.borrow_watched().last_applied.map(|id| id.leader_id.term);
+                let applied_term = data
+                    .borrow_watched()
+                    .last_applied
+                    .map(|id| id.leader_id.term);
                 Leadership {
                     leader: server.current_leader.map(peer_of),
                     term: Term(term),
@@ -340,7 +439,9 @@ impl Group {
     /// The others do so only when it has not appeared for some time, one after the other.
     async fn begin(&self) {
         let options = &self.parts.options;
-        let Some(rank) = options.voters.iter().position(|voter| *voter == self.node) else { return };
+        let Some(rank) = options.voters.iter().position(|voter| *voter == self.node) else {
+            return;
+        };
         let patience = options.election_timeout_max * u32::try_from(2 * rank).unwrap_or(u32::MAX);
         let mut leadership = self.parts.leadership.clone();
         let has_leader = leadership.wait_for(|now| now.leader.is_some());
@@ -361,8 +462,13 @@ impl Group {
     }
 
     async fn found(&self) {
-        let voters: std::collections::BTreeMap<u64, EmptyNode> =
-            self.parts.options.voters.iter().map(|node| (*node, EmptyNode {})).collect();
+        let voters: std::collections::BTreeMap<u64, EmptyNode> = self
+            .parts
+            .options
+            .voters
+            .iter()
+            .map(|node| (*node, EmptyNode {}))
+            .collect();
         match self.raft.initialize(voters).await {
             Ok(()) => info!(shard = %self.shard, "founded the group"),
             // Another founder was first, which is just as good.
@@ -377,8 +483,12 @@ impl Group {
                 continue;
             }
             match self.raft.add_learner(*standby, EmptyNode {}, false).await {
-                Ok(_) => info!(shard = %self.shard, standby = peer_of(*standby).0, "added the standby"),
-                Err(error) => debug!(shard = %self.shard, %error, "could not add the standby; the next leader will"),
+                Ok(_) => {
+                    info!(shard = %self.shard, standby = peer_of(*standby).0, "added the standby")
+                }
+                Err(error) => {
+                    debug!(shard = %self.shard, %error, "could not add the standby; the next leader will")
+                }
             }
         }
     }
@@ -411,5 +521,8 @@ fn raft_config(options: &Options, shard: Vertex) -> Result<openraft::Config, Err
         backoff: BACKOFF.to_owned(),
         ..Default::default()
     };
-    config.validate().map_err(|error| Error::Start { shard, reason: error.to_string() })
+    config.validate().map_err(|error| Error::Start {
+        shard,
+        reason: error.to_string(),
+    })
 }

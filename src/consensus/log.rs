@@ -64,20 +64,25 @@ impl ShardLog {
 
     fn read(&self, range: Range<u64>, bytes_max: ByteCount) -> io::Result<Vec<Entry>> {
         let range = LogIndex(range.start)..LogIndex(range.end);
-        let entries = self.wal.entries(self.shard, range, bytes_max).map_err(io::Error::other)?;
+        let entries = self
+            .wal
+            .entries(self.shard, range, bytes_max)
+            .map_err(io::Error::other)?;
         entries.into_iter().map(decode).collect()
     }
 
     fn last_log_id(&self) -> io::Result<Option<LogId>> {
-        let Some(last) = self.wal.bounds(self.shard).last else { return Ok(None) };
+        let Some(last) = self.wal.bounds(self.shard).last else {
+            return Ok(None);
+        };
         let entries = self.read(last.index.0..last.index.0 + 1, ByteCount(0))?;
         Ok(entries.into_iter().next().map(|entry| entry.log_id))
     }
 }
 
 /// An entry as the write-ahead log holds it.
-fn encode(entry: Entry) -> wal::Entry {
-    let mut payload = BytesMut::with_capacity(HEADER_BYTES + payload_len(&entry));
+fn encode(entry: &Entry) -> wal::Entry {
+    let mut payload = BytesMut::with_capacity(HEADER_BYTES + payload_len(entry));
     payload.put_u64_le(entry.log_id.leader_id.node_id);
     match &entry.payload {
         EntryPayload::Blank => payload.put_u8(KIND_BLANK),
@@ -90,7 +95,10 @@ fn encode(entry: Entry) -> wal::Entry {
             payload.put_slice(&convert::membership_to_proto(membership).encode_to_vec());
         }
     }
-    wal::Entry { position: position(&entry.log_id), payload: payload.freeze() }
+    wal::Entry {
+        position: position(&entry.log_id),
+        payload: payload.freeze(),
+    }
 }
 
 fn encode_log_id(id: &LogId) -> Bytes {
@@ -98,7 +106,8 @@ fn encode_log_id(id: &LogId) -> Bytes {
 }
 
 fn decode_log_id(bytes: Bytes) -> io::Result<LogId> {
-    let id = proto::LogId::decode(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    let id = proto::LogId::decode(bytes)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
     Ok(convert::log_id_from_proto(&id))
 }
 
@@ -112,25 +121,36 @@ fn payload_len(entry: &Entry) -> usize {
 fn decode(entry: wal::Entry) -> io::Result<Entry> {
     let position = entry.position;
     let damaged = |what: &str| {
-        io::Error::new(io::ErrorKind::InvalidData, format!("log entry {position} is not an entry of this version: {what}"))
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("log entry {position} is not an entry of this version: {what}"),
+        )
     };
     let mut payload: Bytes = entry.payload;
     if payload.len() < HEADER_BYTES {
         return Err(damaged("it is too short"));
     }
-    let leader = CommittedLeaderIdOf::<Types> { term: position.term.0, node_id: payload.get_u64_le() };
+    let leader = CommittedLeaderIdOf::<Types> {
+        term: position.term.0,
+        node_id: payload.get_u64_le(),
+    };
     let payload = match payload.get_u8() {
         KIND_BLANK => EntryPayload::Blank,
         KIND_COMMAND => EntryPayload::Normal(Proposal(payload)),
         KIND_MEMBERSHIP => {
-            let membership = proto::Membership::decode(payload).map_err(|_| damaged("its membership does not decode"))?;
+            let membership = proto::Membership::decode(payload)
+                .map_err(|_| damaged("its membership does not decode"))?;
             EntryPayload::Membership(
-                convert::membership_from_proto(&membership).map_err(|_| damaged("its membership is incomplete"))?,
+                convert::membership_from_proto(&membership)
+                    .map_err(|_| damaged("its membership is incomplete"))?,
             )
         }
         _ => return Err(damaged("its kind is unknown")),
     };
-    Ok(Entry { log_id: LogId::new(leader, position.index.0), payload })
+    Ok(Entry {
+        log_id: LogId::new(leader, position.index.0),
+        payload,
+    })
 }
 
 fn exclusive(range: &impl RangeBounds<u64>, end_of_log: u64) -> Range<u64> {
@@ -152,7 +172,11 @@ impl RaftLogReader<Types> for ShardLog {
         &mut self,
         range: RB,
     ) -> Result<Vec<Entry>, io::Error> {
-        let end_of_log = self.wal.bounds(self.shard).last.map_or(0, |last| last.index.0 + 1);
+        let end_of_log = self
+            .wal
+            .bounds(self.shard)
+            .last
+            .map_or(0, |last| last.index.0 + 1);
         let range = exclusive(&range, end_of_log);
         if range.is_empty() {
             return Ok(Vec::new());
@@ -161,12 +185,18 @@ impl RaftLogReader<Types> for ShardLog {
     }
 
     async fn read_vote(&mut self) -> Result<Option<VoteOf<Types>>, io::Error> {
-        let Some(bytes) = self.wal.bounds(self.shard).hard_state else { return Ok(None) };
+        let Some(bytes) = self.wal.bounds(self.shard).hard_state else {
+            return Ok(None);
+        };
         let vote = proto::Vote::decode(bytes).map_err(io::Error::other)?;
         Ok(Some(convert::vote_from_proto(&vote)))
     }
 
-    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, io::Error> {
+    async fn limited_get_log_entries(
+        &mut self,
+        start: u64,
+        end: u64,
+    ) -> Result<Vec<Entry>, io::Error> {
         self.read(start..end, APPEND_BYTES_MAX)
     }
 }
@@ -176,9 +206,14 @@ impl RaftLogStorage<Types> for ShardLog {
 
     async fn get_log_state(&mut self) -> Result<LogState<Types>, io::Error> {
         let purged = self.wal.bounds(self.shard).purged;
-        let last_purged_log_id = purged.map(|purged| decode_log_id(purged.state)).transpose()?;
+        let last_purged_log_id = purged
+            .map(|purged| decode_log_id(purged.state))
+            .transpose()?;
         let last_log_id = self.last_log_id()?.or(last_purged_log_id);
-        Ok(LogState { last_purged_log_id, last_log_id })
+        Ok(LogState {
+            last_purged_log_id,
+            last_log_id,
+        })
     }
 
     async fn get_log_reader(&mut self) -> Self {
@@ -187,21 +222,40 @@ impl RaftLogStorage<Types> for ShardLog {
 
     async fn save_vote(&mut self, vote: &VoteOf<Types>) -> Result<(), io::Error> {
         let state = convert::vote_to_proto(vote).encode_to_vec().into();
-        self.submit(Op::HardState { shard: self.shard, state }).await
+        self.submit(Op::HardState {
+            shard: self.shard,
+            state,
+        })
+        .await
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
-        let Some(committed) = committed else { return Ok(()) };
+        let Some(committed) = committed else {
+            return Ok(());
+        };
         // Nobody waits for the disk: what is lost is found again by the protocol.
-        let op = Op::Committed { shard: self.shard, state: encode_log_id(&committed) };
-        self.wal.submit(vec![op], Box::new(|_| ())).map_err(io::Error::other)
+        let op = Op::Committed {
+            shard: self.shard,
+            state: encode_log_id(&committed),
+        };
+        self.wal
+            .submit(vec![op], Box::new(|_| ()))
+            .map_err(io::Error::other)
     }
 
     async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {
         // A log that a power cut shortened may end before what was written without waiting.
         let last = self.last_log_id()?;
-        let committed = self.wal.bounds(self.shard).committed.map(decode_log_id).transpose()?;
-        Ok(committed.filter(|committed| last.as_ref().is_some_and(|last| last.index >= committed.index)))
+        let committed = self
+            .wal
+            .bounds(self.shard)
+            .committed
+            .map(decode_log_id)
+            .transpose()?;
+        Ok(committed.filter(|committed| {
+            last.as_ref()
+                .is_some_and(|last| last.index >= committed.index)
+        }))
     }
 
     async fn append<I>(&mut self, entries: I, callback: IOFlushed<Types>) -> Result<(), io::Error>
@@ -209,19 +263,40 @@ impl RaftLogStorage<Types> for ShardLog {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let entries = entries.into_iter().map(encode).collect();
-        let done = Box::new(move |result: Result<(), wal::Error>| callback.io_completed(result.map_err(io::Error::other)));
-        self.wal.submit(vec![Op::Append { shard: self.shard, entries }], done).map_err(io::Error::other)
+        let entries = entries.into_iter().map(|entry| encode(&entry)).collect();
+        let done = Box::new(move |result: Result<(), wal::Error>| {
+            callback.io_completed(result.map_err(io::Error::other))
+        });
+        self.wal
+            .submit(
+                vec![Op::Append {
+                    shard: self.shard,
+                    entries,
+                }],
+                done,
+            )
+            .map_err(io::Error::other)
     }
 
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> Result<(), io::Error> {
         let last = last_log_id.map(|id| LogIndex(id.index));
-        self.submit(Op::TruncateAfter { shard: self.shard, last }).await
+        self.submit(Op::TruncateAfter {
+            shard: self.shard,
+            last,
+        })
+        .await
     }
 
     async fn purge(&mut self, log_id: LogId) -> Result<(), io::Error> {
-        let purged = Purged { position: position(&log_id), state: encode_log_id(&log_id) };
-        self.submit(Op::Purge { shard: self.shard, purged }).await
+        let purged = Purged {
+            position: position(&log_id),
+            state: encode_log_id(&log_id),
+        };
+        self.submit(Op::Purge {
+            shard: self.shard,
+            purged,
+        })
+        .await
     }
 }
 
@@ -231,19 +306,43 @@ mod tests {
 
     #[test]
     fn entry_survives_the_log() {
-        let leader = CommittedLeaderIdOf::<Types> { term: 7, node_id: 65_539 };
-        for payload in [EntryPayload::Blank, EntryPayload::Normal(Proposal(Bytes::from_static(b"x")))] {
-            let entry = Entry { log_id: LogId::new(leader, 3), payload };
-            assert_eq!(format!("{:?}", decode(encode(entry.clone())).unwrap()), format!("{entry:?}"));
+        let leader = CommittedLeaderIdOf::<Types> {
+            term: 7,
+            node_id: 65_539,
+        };
+        for payload in [
+            EntryPayload::Blank,
+            EntryPayload::Normal(Proposal(Bytes::from_static(b"x"))),
+        ] {
+            let entry = Entry {
+                log_id: LogId::new(leader, 3),
+                payload,
+            };
+            assert_eq!(
+                format!("{:?}", decode(encode(&entry)).unwrap()),
+                format!("{entry:?}")
+            );
         }
     }
 
     #[test]
     fn foreign_bytes_are_refused() {
-        let at = position(&LogId::new(CommittedLeaderIdOf::<Types> { term: 1, node_id: 1 }, 1));
+        let at = position(&LogId::new(
+            CommittedLeaderIdOf::<Types> {
+                term: 1,
+                node_id: 1,
+            },
+            1,
+        ));
         for payload in [&b""[..], b"12345678", b"12345678\x09"] {
-            let entry = wal::Entry { position: at, payload: Bytes::copy_from_slice(payload) };
-            assert_eq!(decode(entry).unwrap_err().kind(), io::ErrorKind::InvalidData);
+            let entry = wal::Entry {
+                position: at,
+                payload: Bytes::copy_from_slice(payload),
+            };
+            assert_eq!(
+                decode(entry).unwrap_err().kind(),
+                io::ErrorKind::InvalidData
+            );
         }
     }
 }

@@ -35,9 +35,17 @@ pub struct Machine {
 
 impl Machine {
     /// Takes over an opened state machine, with the mark that its store holds.
-    pub(super) fn new(machine: shard::Machine, mark: Option<Bytes>, observer: Observer) -> Result<Self, super::Error> {
+    pub(super) fn new(
+        machine: shard::Machine,
+        mark: Option<Bytes>,
+        observer: Observer,
+    ) -> Result<Self, super::Error> {
         let mark = match mark {
-            Some(bytes) => proto::AppliedMark::decode(bytes).map_err(|_| super::Error::Malformed { field: "applied mark" })?,
+            Some(bytes) => {
+                proto::AppliedMark::decode(bytes).map_err(|_| super::Error::Malformed {
+                    field: "applied mark",
+                })?
+            }
             None => proto::AppliedMark::default(),
         };
         let membership = match &mark.membership {
@@ -48,14 +56,21 @@ impl Machine {
             machine,
             observer,
             applied: mark.applied.as_ref().map(convert::log_id_from_proto),
-            membership: StoredMembership::new(mark.membership_id.as_ref().map(convert::log_id_from_proto), membership),
+            membership: StoredMembership::new(
+                mark.membership_id.as_ref().map(convert::log_id_from_proto),
+                membership,
+            ),
         })
     }
 
     fn mark(&self) -> Bytes {
         proto::AppliedMark {
             applied: self.applied.as_ref().map(convert::log_id_to_proto),
-            membership_id: self.membership.log_id().as_ref().map(convert::log_id_to_proto),
+            membership_id: self
+                .membership
+                .log_id()
+                .as_ref()
+                .map(convert::log_id_to_proto),
             membership: Some(convert::membership_to_proto(self.membership.membership())),
         }
         .encode_to_vec()
@@ -79,7 +94,10 @@ impl Machine {
             responders.push(responder);
         }
         let mark = self.mark();
-        let applied = self.machine.apply(entries, mark).map_err(io::Error::other)?;
+        let applied = self
+            .machine
+            .apply(entries, mark)
+            .map_err(io::Error::other)?;
         (self.observer)(&applied.events);
         for (outcome, responder) in applied.outcomes.into_iter().zip(responders) {
             if let Some(responder) = responder {
@@ -117,11 +135,17 @@ impl RaftStateMachine<Types> for Machine {
         NoSnapshots
     }
 
-    async fn install_snapshot(&mut self, _meta: &SnapshotMetaOf<Types>, snapshot: Infallible) -> Result<(), io::Error> {
+    async fn install_snapshot(
+        &mut self,
+        _meta: &SnapshotMetaOf<Types>,
+        snapshot: Infallible,
+    ) -> Result<(), io::Error> {
         match snapshot {}
     }
 
-    async fn get_current_snapshot(&mut self) -> Result<Option<SnapshotOf<Types, Infallible>>, io::Error> {
+    async fn get_current_snapshot(
+        &mut self,
+    ) -> Result<Option<SnapshotOf<Types, Infallible>>, io::Error> {
         Ok(None)
     }
 }
@@ -133,6 +157,9 @@ impl RaftSnapshotBuilder<Types> for NoSnapshots {
     type SnapshotData = Infallible;
 
     async fn build_snapshot(&mut self) -> Result<SnapshotOf<Types, Infallible>, io::Error> {
-        Err(io::Error::new(io::ErrorKind::Unsupported, "this version keeps the whole log and builds no snapshots"))
+        Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "this version keeps the whole log and builds no snapshots",
+        ))
     }
 }

@@ -14,8 +14,8 @@ use openraft::base::{BoxFuture, BoxStream};
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
 use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2, stream_append_sequential};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderError, TransferLeaderRequest, TransferLeaderResponse,
-    VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
+    TransferLeaderError, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{EmptyNode, OptionalSend, RPCTypes};
 use tokio::sync::watch;
@@ -43,12 +43,18 @@ pub(super) struct Progress {
 
 impl Progress {
     pub(super) fn new() -> Self {
-        Self { stored: Arc::default(), changed: watch::Sender::new(()) }
+        Self {
+            stored: Arc::default(),
+            changed: watch::Sender::new(()),
+        }
     }
 
     fn record(&self, node: u64, result: &StreamAppendResult<Types>) {
         if let Ok(Some(last)) = result {
-            self.stored.lock().unwrap_or_else(PoisonError::into_inner).insert(node, position(last));
+            self.stored
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(node, position(last));
             self.changed.send_replace(());
         }
     }
@@ -58,11 +64,19 @@ impl Progress {
     pub(super) fn holders(&self, entry: LogPosition) -> Vec<u64> {
         let stored = self.stored.lock().unwrap_or_else(PoisonError::into_inner);
         let holds = |last: &LogPosition| last.index >= entry.index && last.term >= entry.term;
-        stored.iter().filter(|(_, last)| holds(last)).map(|(node, _)| *node).collect()
+        stored
+            .iter()
+            .filter(|(_, last)| holds(last))
+            .map(|(node, _)| *node)
+            .collect()
     }
 
     pub(super) fn stored(&self, node: u64) -> Option<LogPosition> {
-        self.stored.lock().unwrap_or_else(PoisonError::into_inner).get(&node).copied()
+        self.stored
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&node)
+            .copied()
     }
 
     pub(super) fn watch(&self) -> watch::Receiver<()> {
@@ -133,7 +147,9 @@ fn unreachable(error: impl ToString) -> RPCError<Types> {
 
 impl Connection {
     fn client(&self) -> Result<RaftServiceClient<Channel>, RPCError<Types>> {
-        self.client.clone().ok_or_else(|| unreachable("the configuration knows no such peer"))
+        self.client
+            .clone()
+            .ok_or_else(|| unreachable("the configuration knows no such peer"))
     }
 
     /// Waits for a call as long as openraft does.
@@ -168,12 +184,24 @@ impl Connection {
             pre_vote: matches!(kind, Ballot::Trial),
         };
         let mut client = self.client()?;
-        let response = self.within(RPCTypes::Vote, &option, client.vote(self.peers.request(message))).await?;
-        self.peers.recognise(response.metadata()).map_err(unreachable)?;
+        let response = self
+            .within(
+                RPCTypes::Vote,
+                &option,
+                client.vote(self.peers.request(message)),
+            )
+            .await?;
+        self.peers
+            .recognise(response.metadata())
+            .map_err(unreachable)?;
         convert::vote_response_from_proto(response.get_ref()).map_err(unreachable)
     }
 
-    async fn open_stream<S>(&self, input: S, option: RPCOption) -> Result<tonic::Streaming<proto::AppendResponse>, RPCError<Types>>
+    async fn open_stream<S>(
+        &self,
+        input: S,
+        option: RPCOption,
+    ) -> Result<tonic::Streaming<proto::AppendResponse>, RPCError<Types>>
     where
         S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
     {
@@ -184,7 +212,9 @@ impl Connection {
         request.metadata_mut().insert(SHARD_KEY, shard.into());
         let call = client.append(request);
         let response = self.within(RPCTypes::AppendEntries, &option, call).await?;
-        self.peers.recognise(response.metadata()).map_err(unreachable)?;
+        self.peers
+            .recognise(response.metadata())
+            .map_err(unreachable)?;
         Ok(response.into_inner())
     }
 }
@@ -203,20 +233,32 @@ impl RaftNetworkV2<Types> for Connection {
         rpc: AppendEntriesRequest<Types>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
-        let message = proto::HeartbeatRequest { append: Some(convert::append_to_proto(self.shard, rpc)) };
+        let message = proto::HeartbeatRequest {
+            append: Some(convert::append_to_proto(self.shard, rpc)),
+        };
         let mut client = self.client()?;
         let call = client.heartbeat(self.peers.request(message));
         let response = self.within(RPCTypes::AppendEntries, &option, call).await?;
-        self.peers.recognise(response.metadata()).map_err(unreachable)?;
-        let answer = response.into_inner().append.ok_or_else(|| unreachable("the answer is empty"))?;
-        Ok(convert::stored_from_proto(&answer).map_err(unreachable)?.into())
+        self.peers
+            .recognise(response.metadata())
+            .map_err(unreachable)?;
+        let answer = response
+            .into_inner()
+            .append
+            .ok_or_else(|| unreachable("the answer is empty"))?;
+        Ok(convert::stored_from_proto(&answer)
+            .map_err(unreachable)?
+            .into())
     }
 
     fn stream_append<'s, S>(
         &'s mut self,
         input: S,
         option: RPCOption,
-    ) -> BoxFuture<'s, Result<BoxStream<'s, Result<StreamAppendResult<Types>, RPCError<Types>>>, RPCError<Types>>>
+    ) -> BoxFuture<
+        's,
+        Result<BoxStream<'s, Result<StreamAppendResult<Types>, RPCError<Types>>>, RPCError<Types>>,
+    >
     where
         S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
     {
@@ -227,7 +269,8 @@ impl RaftNetworkV2<Types> for Connection {
         Box::pin(async move {
             let answers = self.open_stream(input, option).await?;
             let answers = answers.map(move |answer| {
-                let result = convert::stored_from_proto(&answer.map_err(unreachable)?).map_err(unreachable)?;
+                let result = convert::stored_from_proto(&answer.map_err(unreachable)?)
+                    .map_err(unreachable)?;
                 progress.record(target, &result);
                 Ok(result)
             });
@@ -235,11 +278,19 @@ impl RaftNetworkV2<Types> for Connection {
         })
     }
 
-    async fn vote(&mut self, rpc: VoteRequest<Types>, option: RPCOption) -> Result<VoteResponse<Types>, RPCError<Types>> {
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
         self.ask_vote(rpc, Ballot::Real, option).await
     }
 
-    async fn pre_vote(&mut self, rpc: VoteRequest<Types>, option: RPCOption) -> Result<VoteResponse<Types>, RPCError<Types>> {
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
         self.ask_vote(rpc, Ballot::Trial, option).await
     }
 
@@ -271,6 +322,9 @@ impl RaftNetworkV2<Types> for Connection {
             return Ok(Ok(()));
         }
         let expected = request.last_log_id().copied();
-        Ok(Err(TransferLeaderError::LogNotFlushed { expected, actual: None }))
+        Ok(Err(TransferLeaderError::LogNotFlushed {
+            expected,
+            actual: None,
+        }))
     }
 }

@@ -56,7 +56,10 @@ pub fn peer_of(node: u64) -> PeerId {
 }
 
 pub(super) fn position(id: &LogId) -> LogPosition {
-    LogPosition { term: Term(id.leader_id.term), index: LogIndex(id.index) }
+    LogPosition {
+        term: Term(id.leader_id.term),
+        index: LogIndex(id.index),
+    }
 }
 
 #[cfg(test)]

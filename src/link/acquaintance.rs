@@ -49,7 +49,11 @@ impl Acquaintances {
             Err(disk::Error::NotFound { .. }) => BTreeMap::new(),
             Err(error) => return Err(error.into()),
         };
-        Ok(Self { disk, directory: directory.to_owned(), known: RwLock::new(known) })
+        Ok(Self {
+            disk,
+            directory: directory.to_owned(),
+            known: RwLock::new(known),
+        })
     }
 
     /// Lets a peer in when it is new or has the directory that it had before. A new one is remembered on disk before this returns.
@@ -57,8 +61,23 @@ impl Acquaintances {
     /// # Errors
     /// [`Error::Forgetful`] when it has another directory, [`Error::Disk`] when it cannot be remembered.
     pub fn meet(&self, peer: PeerId, directory: u128) -> Result<(), Error> {
-        let judge = |known: u128| if known == directory { Ok(()) } else { Err(Error::Forgetful { peer, known, found: directory }) };
-        if let Some(known) = self.known.read().unwrap_or_else(PoisonError::into_inner).get(&peer) {
+        let judge = |known: u128| {
+            if known == directory {
+                Ok(())
+            } else {
+                Err(Error::Forgetful {
+                    peer,
+                    known,
+                    found: directory,
+                })
+            }
+        };
+        if let Some(known) = self
+            .known
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&peer)
+        {
             return judge(*known);
         }
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
@@ -103,7 +122,10 @@ fn parse(text: &[u8]) -> Option<BTreeMap<PeerId, u128>> {
     let mut known = BTreeMap::new();
     for line in lines.lines().take_while(|line| !line.starts_with("crc32c")) {
         let (peer, directory) = line.split_once(' ')?;
-        known.insert(PeerId(peer.parse().ok()?), u128::from_str_radix(directory, 16).ok()?);
+        known.insert(
+            PeerId(peer.parse().ok()?),
+            u128::from_str_radix(directory, 16).ok()?,
+        );
     }
     // Written again it must be the same to the letter, checksum and all.
     (format(&known) == text).then_some(known)
@@ -155,7 +177,14 @@ mod tests {
         drop(known);
         let known = open(directory.path()).unwrap();
         known.meet(PeerId(3), 7).unwrap();
-        assert!(matches!(known.meet(PeerId(3), 8), Err(Error::Forgetful { known: 7, found: 8, .. })));
+        assert!(matches!(
+            known.meet(PeerId(3), 8),
+            Err(Error::Forgetful {
+                known: 7,
+                found: 8,
+                ..
+            })
+        ));
     }
 
     #[test]
@@ -168,7 +197,10 @@ mod tests {
             let mut bent = whole.clone();
             bent[position] ^= 1;
             std::fs::write(&path, &bent).unwrap();
-            assert!(matches!(open(directory.path()), Err(Error::Damaged { .. })), "byte {position}");
+            assert!(
+                matches!(open(directory.path()), Err(Error::Damaged { .. })),
+                "byte {position}"
+            );
         }
     }
 }

@@ -52,15 +52,27 @@ impl Identity {
     /// [`IdentityError`] when it does not say so, or comes from another cluster.
     pub fn read(&self, metadata: &MetadataMap) -> Result<Caller, IdentityError> {
         let text = |key: &'static str| {
-            metadata.get(key).and_then(|value| value.to_str().ok()).ok_or(IdentityError::Missing { key })
+            metadata
+                .get(key)
+                .and_then(|value| value.to_str().ok())
+                .ok_or(IdentityError::Missing { key })
         };
         let cluster = text(CLUSTER)?;
         if cluster != self.cluster {
-            return Err(IdentityError::Cluster { expected: self.cluster.clone(), found: cluster.to_owned() });
+            return Err(IdentityError::Cluster {
+                expected: self.cluster.clone(),
+                found: cluster.to_owned(),
+            });
         }
-        let peer = text(PEER)?.parse().map_err(|_| IdentityError::Missing { key: PEER })?;
-        let directory = u128::from_str_radix(text(DIRECTORY)?, 16).map_err(|_| IdentityError::Missing { key: DIRECTORY })?;
-        Ok(Caller { peer: PeerId(peer), directory })
+        let peer = text(PEER)?
+            .parse()
+            .map_err(|_| IdentityError::Missing { key: PEER })?;
+        let directory = u128::from_str_radix(text(DIRECTORY)?, 16)
+            .map_err(|_| IdentityError::Missing { key: DIRECTORY })?;
+        Ok(Caller {
+            peer: PeerId(peer),
+            directory,
+        })
     }
 }
 
@@ -88,21 +100,37 @@ mod tests {
     use super::*;
 
     fn identity(cluster: &str) -> Identity {
-        Identity { cluster: cluster.to_owned(), peer: PeerId(5), directory: 0xabc }
+        Identity {
+            cluster: cluster.to_owned(),
+            peer: PeerId(5),
+            directory: 0xabc,
+        }
     }
 
     #[test]
     fn caller_is_read_as_it_was_written() {
         let mut metadata = MetadataMap::new();
         identity("a").write(&mut metadata);
-        assert_eq!(identity("a").read(&metadata), Ok(Caller { peer: PeerId(5), directory: 0xabc }));
+        assert_eq!(
+            identity("a").read(&metadata),
+            Ok(Caller {
+                peer: PeerId(5),
+                directory: 0xabc
+            })
+        );
     }
 
     #[test]
     fn stranger_is_refused() {
         let mut metadata = MetadataMap::new();
-        assert_eq!(identity("a").read(&metadata), Err(IdentityError::Missing { key: CLUSTER }));
+        assert_eq!(
+            identity("a").read(&metadata),
+            Err(IdentityError::Missing { key: CLUSTER })
+        );
         identity("b").write(&mut metadata);
-        assert!(matches!(identity("a").read(&metadata), Err(IdentityError::Cluster { .. })));
+        assert!(matches!(
+            identity("a").read(&metadata),
+            Err(IdentityError::Cluster { .. })
+        ));
     }
 }

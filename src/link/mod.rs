@@ -53,7 +53,11 @@ impl Peers {
         let mut channels = BTreeMap::new();
         for (peer, address) in &options.addresses {
             let endpoint = Endpoint::from_shared(address.clone())
-                .map_err(|source| Error::Address { peer: *peer, address: address.clone(), source })?
+                .map_err(|source| Error::Address {
+                    peer: *peer,
+                    address: address.clone(),
+                    source,
+                })?
                 .connect_timeout(options.connect_timeout)
                 .tcp_nodelay(true)
                 .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -108,7 +112,10 @@ pub fn is_refused(error: &(dyn std::error::Error + 'static)) -> bool {
             use std::io::ErrorKind;
             return matches!(
                 io.kind(),
-                ErrorKind::ConnectionRefused | ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable | ErrorKind::AddrNotAvailable
+                ErrorKind::ConnectionRefused
+                    | ErrorKind::HostUnreachable
+                    | ErrorKind::NetworkUnreachable
+                    | ErrorKind::AddrNotAvailable
             );
         }
         cause = current.source();

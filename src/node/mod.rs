@@ -13,9 +13,9 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
 use crate::cluster::{self, Cluster, Member};
@@ -51,8 +51,7 @@ pub struct Node {
     wal: Arc<dyn RaftLog>,
     store: Arc<dyn TopicStore>,
     stop: CancellationToken,
-    server: JoinHandle<()>,
-    sweeper: JoinHandle<()>,
+    tasks: TaskTracker,
     health: rpc::Health,
     /// Kept until the end: while it lives, no other process can take the directory.
     directory: directory::Directory,
@@ -85,10 +84,11 @@ impl Node {
         let api = rpc::Parts { cluster, replicas: replicas.clone(), peers, store: Arc::clone(&store), limits: config.limits, call_timeout: config.call_timeout, address: config.advertise.clone(), fault_injection: config.fault_injection };
         let (routes, health) = rpc::serve(api);
         let options = server::Options { connections_max: config.limits.connections_max, shutdown_grace: config.shutdown_grace };
-        let server = tokio::spawn(server::Server::new(listener, routes, options).run(stop.clone()));
-        let sweeper = tokio::spawn(sweep(Arc::clone(&store), stop.clone()));
+        let tasks = TaskTracker::new();
+        tasks.spawn(server::Server::new(listener, routes, options).run(stop.clone()));
+        tasks.spawn(sweep(Arc::clone(&store), stop.clone()));
         info!(peer = %config.peer, %address, "serving");
-        Ok(Self { config, address, replicas, wal, store, stop, server, sweeper, health, directory })
+        Ok(Self { config, address, replicas, wal, store, stop, tasks, health, directory })
     }
 
     /// The peer's number.
@@ -125,14 +125,11 @@ impl Node {
 
     /// Stops: takes no new calls, lets those that run finish for the grace time, leaves the shards, closes the log.
     pub async fn stop(self) {
-        let Self { config, replicas, wal, store, stop, server, sweeper, health, directory, .. } = self;
+        let Self { config, replicas, wal, store, stop, tasks, health, directory, .. } = self;
         health.draining().await;
         stop.cancel();
-        for task in [server, sweeper] {
-            if let Err(error) = task.await {
-                warn!(%error, "a task of the peer did not end well");
-            }
-        }
+        tasks.close();
+        tasks.wait().await;
         for replica in replicas.all() {
             replica.stop().await;
         }

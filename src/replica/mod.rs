@@ -89,10 +89,20 @@ impl Replica {
     ///
     /// # Errors
     /// [`Error::Store`] or [`Error::Consensus`] when the disk does not hold what it should.
-    pub async fn start(shard: Vertex, group: consensus::Options, parts: &Parts, options: Options) -> Result<Self, Error> {
+    pub async fn start(
+        shard: Vertex,
+        group: consensus::Options,
+        parts: &Parts,
+        options: Options,
+    ) -> Result<Self, Error> {
         let waiters = watch::Waiters::default();
         let observed = waiters.clone();
-        let machine = shard::Machine::open(shard, Arc::clone(&parts.store)).map_err(|source| Error::Shard { shard, source: Arc::new(source) })?;
+        let machine = shard::Machine::open(shard, Arc::clone(&parts.store)).map_err(|source| {
+            Error::Shard {
+                shard,
+                source: Arc::new(source),
+            }
+        })?;
         let mark = machine.mark().cloned();
         let parts_of_group = consensus::Parts {
             shard,
@@ -103,8 +113,17 @@ impl Replica {
             observer: Arc::new(move |events| wake(&observed, events)),
         };
         let group = Group::start(group, parts_of_group).await?;
-        let replica = Self { shard, group, store: Arc::clone(&parts.store), waiters, options };
-        tokio::spawn(wake_on_leadership(replica.group.leadership(), replica.waiters.clone()));
+        let replica = Self {
+            shard,
+            group,
+            store: Arc::clone(&parts.store),
+            waiters,
+            options,
+        };
+        let leadership = replica.group.leadership();
+        replica
+            .group
+            .spawn(wake_on_leadership(leadership, replica.waiters.clone()));
         Ok(replica)
     }
 
@@ -126,7 +145,10 @@ impl Replica {
         let command = command.encode();
         let bytes = ByteCount(command.len() as u64);
         if bytes > self.options.command_bytes_max {
-            return Err(Error::TooLarge { bytes, limit: self.options.command_bytes_max });
+            return Err(Error::TooLarge {
+                bytes,
+                limit: self.options.command_bytes_max,
+            });
         }
         let proposal = tokio::time::timeout_at(deadline, self.group.propose(command)).await;
         let (position, outcome) = match proposal {
@@ -135,7 +157,11 @@ impl Replica {
         };
         // A command entry always has an outcome; without one its fate cannot be told.
         let outcome = outcome.ok_or(Error::OutcomeUnknown { shard: self.shard })?;
-        Ok(Proposed { outcome, position, stored_by: self.group.holders(position) })
+        Ok(Proposed {
+            outcome,
+            position,
+            stored_by: self.group.holders(position),
+        })
     }
 
     /// Waits until every replica has stored an entry, or the deadline; the answer says who has.
@@ -144,7 +170,12 @@ impl Replica {
         loop {
             let holders = self.group.holders(position);
             let is_everywhere = holders.len() >= self.group.status().replicas.len();
-            if is_everywhere || !matches!(tokio::time::timeout_at(deadline, progress.changed()).await, Ok(Ok(()))) {
+            if is_everywhere
+                || !matches!(
+                    tokio::time::timeout_at(deadline, progress.changed()).await,
+                    Ok(Ok(()))
+                )
+            {
                 return holders;
             }
         }
@@ -172,7 +203,11 @@ impl Replica {
         let leadership = *self.group.leadership().borrow();
         let status = self.group.status();
         let lag = match (status.committed, status.applied) {
-            (Some(committed), applied) => Some(committed.0.saturating_sub(applied.map_or(0, |applied| applied.0))),
+            (Some(committed), applied) => Some(
+                committed
+                    .0
+                    .saturating_sub(applied.map_or(0, |applied| applied.0)),
+            ),
             (None, _) => None,
         };
         Read {
@@ -193,11 +228,19 @@ impl Replica {
             }
             let leads = self.group.status().role == Role::Leader;
             if !leads {
-                return Err(Error::Consensus(consensus::Error::NotLeader { shard: self.shard, leader: now.leader, term: now.term }));
+                return Err(Error::Consensus(consensus::Error::NotLeader {
+                    shard: self.shard,
+                    leader: now.leader,
+                    term: now.term,
+                }));
             }
             match tokio::time::timeout_at(deadline, leadership.changed()).await {
                 Ok(Ok(())) => {}
-                Ok(Err(_)) => return Err(Error::Consensus(consensus::Error::Stopped { shard: self.shard })),
+                Ok(Err(_)) => {
+                    return Err(Error::Consensus(consensus::Error::Stopped {
+                        shard: self.shard,
+                    }));
+                }
                 Err(_) => return Err(Error::Deadline { shard: self.shard }),
             }
         }
@@ -240,7 +283,10 @@ fn wake(waiters: &watch::Waiters, events: &[shard::Event]) {
 }
 
 /// Ends by itself when the group stops.
-async fn wake_on_leadership(mut leadership: tokio::sync::watch::Receiver<Leadership>, waiters: watch::Waiters) {
+async fn wake_on_leadership(
+    mut leadership: tokio::sync::watch::Receiver<Leadership>,
+    waiters: watch::Waiters,
+) {
     while leadership.changed().await.is_ok() {
         waiters.wake_all();
     }
@@ -255,7 +301,14 @@ pub struct Replicas {
 impl Replicas {
     /// Gathers replicas.
     pub fn new(replicas: impl IntoIterator<Item = Replica>) -> Self {
-        Self { replicas: Arc::new(replicas.into_iter().map(|replica| (replica.shard, replica)).collect()) }
+        Self {
+            replicas: Arc::new(
+                replicas
+                    .into_iter()
+                    .map(|replica| (replica.shard, replica))
+                    .collect(),
+            ),
+        }
     }
 
     /// The replica of a shard, when this peer has one.
@@ -309,7 +362,11 @@ impl Error {
     /// The leader to ask instead, with the term in which it leads, when the error names one.
     pub fn leader_hint(&self) -> Option<(PeerId, Term)> {
         match self {
-            Self::Consensus(consensus::Error::NotLeader { leader: Some(leader), term, .. }) => Some((*leader, *term)),
+            Self::Consensus(consensus::Error::NotLeader {
+                leader: Some(leader),
+                term,
+                ..
+            }) => Some((*leader, *term)),
             _ => None,
         }
     }

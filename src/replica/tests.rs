@@ -37,22 +37,40 @@ fn deadline() -> Instant {
     Instant::now() + Duration::from_secs(20)
 }
 
-async fn peer(number: u16, folder: &std::path::Path, listener: TcpListener, addresses: &BTreeMap<PeerId, String>) -> Peer {
+async fn peer(
+    number: u16,
+    folder: &std::path::Path,
+    listener: TcpListener,
+    addresses: &BTreeMap<PeerId, String>,
+) -> Peer {
     let identity = wal_identity(number);
     let folder = folder.join(number.to_string());
     std::fs::create_dir_all(&folder).unwrap();
     let disk: Arc<dyn crate::env::disk::Disk> = Arc::new(SystemDisk);
     let options = crate::wal::Options::new(folder.join("wal"), identity);
-    let wal: Arc<dyn RaftLog> = Arc::new(Wal::open(options, Arc::clone(&disk), Arc::new(SystemEntropy)).unwrap());
+    let wal: Arc<dyn RaftLog> =
+        Arc::new(Wal::open(options, Arc::clone(&disk), Arc::new(SystemEntropy)).unwrap());
     let acquaintances = Acquaintances::open(disk, &folder).unwrap();
     let link = link::Options {
-        identity: Identity { cluster: "test".to_owned(), peer: PeerId(number), directory: u128::from(number) },
-        addresses: addresses.iter().filter(|(peer, _)| peer.0 != number).map(|(peer, at)| (*peer, at.clone())).collect(),
+        identity: Identity {
+            cluster: "test".to_owned(),
+            peer: PeerId(number),
+            directory: u128::from(number),
+        },
+        addresses: addresses
+            .iter()
+            .filter(|(peer, _)| peer.0 != number)
+            .map(|(peer, at)| (*peer, at.clone()))
+            .collect(),
         connect_timeout: Duration::from_secs(1),
         keep_alive_interval: Duration::from_secs(2),
     };
     let peers = Peers::new(&link, acquaintances).unwrap();
-    let parts = Parts { wal: Arc::clone(&wal), store: Arc::new(MemoryStore::new()), peers: peers.clone() };
+    let parts = Parts {
+        wal: Arc::clone(&wal),
+        store: Arc::new(MemoryStore::new()),
+        peers: peers.clone(),
+    };
     let node = |peer: u16| consensus::node_id(PeerId(peer), Incarnation(1));
     let group = consensus::Options {
         cluster: "test".to_owned(),
@@ -63,17 +81,37 @@ async fn peer(number: u16, folder: &std::path::Path, listener: TcpListener, addr
         election_timeout_min: Duration::from_millis(400),
         election_timeout_max: Duration::from_millis(800),
     };
-    let replica = Replica::start(shard(), group, &parts, Options { command_bytes_max: ByteCount(1 << 20) }).await.unwrap();
+    let replica = Replica::start(
+        shard(),
+        group,
+        &parts,
+        Options {
+            command_bytes_max: ByteCount(1 << 20),
+        },
+    )
+    .await
+    .unwrap();
     let api = RaftApi::new(Replicas::new([replica.clone()]), peers);
     let server = tonic::transport::Server::builder().add_service(RaftServiceServer::new(api));
     let server = tokio::spawn(async move {
-        server.serve_with_incoming(TcpListenerStream::new(listener)).await.unwrap();
+        server
+            .serve_with_incoming(TcpListenerStream::new(listener))
+            .await
+            .unwrap();
     });
-    Peer { replica, wal, server }
+    Peer {
+        replica,
+        wal,
+        server,
+    }
 }
 
 fn wal_identity(number: u16) -> crate::wal::Identity {
-    crate::wal::Identity { cluster: [1; 16], peer: PeerId(number), incarnation: Incarnation(1) }
+    crate::wal::Identity {
+        cluster: [1; 16],
+        peer: PeerId(number),
+        incarnation: Incarnation(1),
+    }
 }
 
 async fn group(folder: &std::path::Path) -> Vec<Peer> {
@@ -81,7 +119,10 @@ async fn group(folder: &std::path::Path) -> Vec<Peer> {
     let mut addresses = BTreeMap::new();
     for number in [0_u16, 1, 2, 4] {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        addresses.insert(PeerId(number), format!("http://{}", listener.local_addr().unwrap()));
+        addresses.insert(
+            PeerId(number),
+            format!("http://{}", listener.local_addr().unwrap()),
+        );
         listeners.push((number, listener));
     }
     let mut peers = Vec::new();
@@ -101,17 +142,30 @@ impl Peer {
     async fn led_by(&self, peer: u16) {
         let mut leader = self.replica.leader();
         let led = leader.wait_for(|now| now.leader == Some(PeerId(peer)));
-        tokio::time::timeout_at(deadline(), led).await.unwrap().unwrap();
+        tokio::time::timeout_at(deadline(), led)
+            .await
+            .unwrap()
+            .unwrap();
     }
 }
 
 fn create(name: &str) -> Command {
-    Command::CreateTopic { topic: topic(name), creator: None, request_id: None, at: Timestamp(1) }
+    Command::CreateTopic {
+        topic: topic(name),
+        creator: None,
+        request_id: None,
+        at: Timestamp(1),
+    }
 }
 
 fn append(name: &str) -> Command {
     let batch = Batch::new(Bytes::from_static(b"\x22\x02\x12\x00")).unwrap();
-    Command::Append { topic: topic(name), origin: None, at: Timestamp(2), batch }
+    Command::Append {
+        topic: topic(name),
+        origin: None,
+        at: Timestamp(2),
+        batch,
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -122,22 +176,50 @@ async fn preferred_leader_leads_and_every_replica_applies() {
         peer.led_by(0).await;
     }
     let leader = &peers[0].replica;
-    leader.propose(create("news"), deadline()).await.unwrap().outcome.unwrap();
+    leader
+        .propose(create("news"), deadline())
+        .await
+        .unwrap()
+        .outcome
+        .unwrap();
     let appended = leader.propose(append("news"), deadline()).await.unwrap();
     assert!(matches!(appended.outcome, Ok(Response::Appended { .. })));
-    assert!(appended.stored_by.len() >= 2, "a majority has stored it: {:?}", appended.stored_by);
+    assert!(
+        appended.stored_by.len() >= 2,
+        "a majority has stored it: {:?}",
+        appended.stored_by
+    );
     let everywhere = leader.stored_by_all(appended.position, deadline()).await;
     assert_eq!(everywhere.len(), 4, "{everywhere:?}");
 
     let follower = &peers[1].replica;
-    let refusal = follower.propose(append("news"), deadline()).await.unwrap_err();
+    let refusal = follower
+        .propose(append("news"), deadline())
+        .await
+        .unwrap_err();
     assert_eq!(refusal.leader_hint().map(|(peer, _)| peer), Some(PeerId(0)));
-    let refusal = follower.read(Consistency::Leader, deadline()).await.map(|_| ()).unwrap_err();
+    let refusal = follower
+        .read(Consistency::Leader, deadline())
+        .await
+        .map(|_| ())
+        .unwrap_err();
     assert_eq!(refusal.leader_hint().map(|(peer, _)| peer), Some(PeerId(0)));
-    for consistency in [Consistency::Leader, Consistency::Linearizable, Consistency::Eventual] {
+    for consistency in [
+        Consistency::Leader,
+        Consistency::Linearizable,
+        Consistency::Eventual,
+    ] {
         let read = leader.read(consistency, deadline()).await.unwrap();
         assert!(read.is_leader);
-        assert_eq!(read.view.topic(&topic("news")).unwrap().unwrap().next_offset.0, 1);
+        assert_eq!(
+            read.view
+                .topic(&topic("news"))
+                .unwrap()
+                .unwrap()
+                .next_offset
+                .0,
+            1
+        );
     }
     for peer in peers {
         peer.stop().await;
@@ -151,16 +233,27 @@ async fn another_replica_leads_when_the_leader_is_gone() {
     for peer in &peers {
         peer.led_by(0).await;
     }
-    peers[0].replica.propose(create("news"), deadline()).await.unwrap().outcome.unwrap();
+    peers[0]
+        .replica
+        .propose(create("news"), deadline())
+        .await
+        .unwrap()
+        .outcome
+        .unwrap();
     peers.remove(0).stop().await;
     let new_leader = loop {
-        let ready = peers.iter().position(|peer| peer.replica.leader().borrow().is_ready);
+        let ready = peers
+            .iter()
+            .position(|peer| peer.replica.leader().borrow().is_ready);
         match ready {
             Some(position) => break &peers[position].replica,
             None => tokio::time::sleep(Duration::from_millis(10)).await,
         }
     };
-    let appended = new_leader.propose(append("news"), deadline()).await.unwrap();
+    let appended = new_leader
+        .propose(append("news"), deadline())
+        .await
+        .unwrap();
     assert!(matches!(appended.outcome, Ok(Response::Appended { .. })));
     for peer in peers {
         peer.stop().await;

@@ -29,7 +29,11 @@ impl Waiters {
                 receiver
             }
         };
-        TopicWatch { waiters: self.clone(), topic: topic.clone(), receiver: Some(receiver) }
+        TopicWatch {
+            waiters: self.clone(),
+            topic: topic.clone(),
+            receiver: Some(receiver),
+        }
     }
 
     /// Wakes those who wait for a topic.
@@ -50,7 +54,10 @@ impl Waiters {
 
     fn forget(&self, topic: &TopicName) {
         let mut topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
-        if topics.get(topic).is_some_and(|sender| sender.receiver_count() == 0) {
+        if topics
+            .get(topic)
+            .is_some_and(|sender| sender.receiver_count() == 0)
+        {
             topics.remove(topic);
         }
     }
@@ -70,7 +77,10 @@ impl TopicWatch {
     /// shard has another leader. False when the deadline came first.
     pub async fn changed(&mut self, deadline: Instant) -> bool {
         match &mut self.receiver {
-            Some(receiver) => matches!(tokio::time::timeout_at(deadline, receiver.changed()).await, Ok(Ok(()))),
+            Some(receiver) => matches!(
+                tokio::time::timeout_at(deadline, receiver.changed()).await,
+                Ok(Ok(()))
+            ),
             None => false,
         }
     }

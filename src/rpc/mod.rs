@@ -1,3 +1,3 @@
-mod status;
 pub mod raft;
+mod status;
 pub mod wire;

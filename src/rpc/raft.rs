@@ -12,8 +12,8 @@ use crate::consensus::{Error, Group, SHARD_KEY};
 use crate::link::Peers;
 use crate::proto::peer::v1::raft_service_server::RaftService;
 use crate::proto::peer::v1::{
-    AppendRequest, AppendResponse, HeartbeatRequest, HeartbeatResponse, TransferLeaderRequest, TransferLeaderResponse,
-    VoteRequest, VoteResponse,
+    AppendRequest, AppendResponse, HeartbeatRequest, HeartbeatResponse, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use crate::replica::Replicas;
 
@@ -33,12 +33,23 @@ impl RaftApi {
 
     /// The group that a call is for, when its sender may make it.
     fn admit(&self, metadata: &MetadataMap, shard: u32) -> Result<Group, Status> {
-        self.peers.recognise(metadata).map_err(|error| Fault::new(ErrorReason::NotAPeer, error.to_string()).into_status())?;
+        self.peers
+            .recognise(metadata)
+            .map_err(|error| Fault::new(ErrorReason::NotAPeer, error.to_string()).into_status())?;
         let replicas = self.replicas.all();
-        let replica = replicas.iter().find(|replica| u32::from(replica.shard().index()) == shard);
-        replica.map(|replica| replica.group().clone()).ok_or_else(|| {
-            Fault::new(ErrorReason::NotReplica, format!("this peer holds no replica of shard {shard}")).with("shard", shard).into_status()
-        })
+        let replica = replicas
+            .iter()
+            .find(|replica| u32::from(replica.shard().index()) == shard);
+        replica
+            .map(|replica| replica.group().clone())
+            .ok_or_else(|| {
+                Fault::new(
+                    ErrorReason::NotReplica,
+                    format!("this peer holds no replica of shard {shard}"),
+                )
+                .with("shard", shard)
+                .into_status()
+            })
     }
 
     /// An answer that says who gives it, so that the caller can check that too.
@@ -66,7 +77,10 @@ impl RaftService for RaftApi {
         &self,
         request: Request<Streaming<AppendRequest>>,
     ) -> Result<Response<Self::AppendStream>, Status> {
-        let shard = request.metadata().get(SHARD_KEY).and_then(|value| value.to_str().ok()?.parse().ok());
+        let shard = request
+            .metadata()
+            .get(SHARD_KEY)
+            .and_then(|value| value.to_str().ok()?.parse().ok());
         let group = self.admit(request.metadata(), shard.unwrap_or(u32::MAX))?;
         // When the connection breaks, the stream of requests ends: the leader opens another.
         let requests = request.into_inner().take_while(|message| {
@@ -80,10 +94,20 @@ impl RaftService for RaftApi {
         Ok(self.answer(Box::pin(answers)))
     }
 
-    async fn heartbeat(&self, request: Request<HeartbeatRequest>) -> Result<Response<HeartbeatResponse>, Status> {
-        let shard = request.get_ref().append.as_ref().map_or(u32::MAX, |append| append.shard);
+    async fn heartbeat(
+        &self,
+        request: Request<HeartbeatRequest>,
+    ) -> Result<Response<HeartbeatResponse>, Status> {
+        let shard = request
+            .get_ref()
+            .append
+            .as_ref()
+            .map_or(u32::MAX, |append| append.shard);
         let group = self.admit(request.metadata(), shard)?;
-        let response = group.heartbeat(request.into_inner()).await.map_err(status)?;
+        let response = group
+            .heartbeat(request.into_inner())
+            .await
+            .map_err(status)?;
         Ok(self.answer(response))
     }
 
@@ -98,7 +122,10 @@ impl RaftService for RaftApi {
         request: Request<TransferLeaderRequest>,
     ) -> Result<Response<TransferLeaderResponse>, Status> {
         let group = self.admit(request.metadata(), request.get_ref().shard)?;
-        let response = group.take_over(request.into_inner()).await.map_err(status)?;
+        let response = group
+            .take_over(request.into_inner())
+            .await
+            .map_err(status)?;
         Ok(self.answer(response))
     }
 }

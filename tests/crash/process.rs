@@ -23,10 +23,19 @@ impl Processes {
     /// Starts eight peers with their data in this folder and waits until they serve.
     pub async fn start(folder: &Path) -> Self {
         // All are bound at once, so they differ; the system does not give them out again soon.
-        let listeners: Vec<TcpListener> = (0..8).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let ports = listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect();
+        let listeners: Vec<TcpListener> = (0..8)
+            .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
+            .collect();
+        let ports = listeners
+            .iter()
+            .map(|listener| listener.local_addr().unwrap().port())
+            .collect();
         drop(listeners);
-        let mut processes = Self { folder: folder.to_owned(), ports, children: Vec::new() };
+        let mut processes = Self {
+            folder: folder.to_owned(),
+            ports,
+            children: Vec::new(),
+        };
         processes.restart_all().await;
         processes
     }
@@ -37,7 +46,11 @@ impl Processes {
 
     fn spawn(&self, peer: usize) -> Child {
         let peers: Vec<String> = (0..8).map(|peer| self.address(peer)).collect();
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.folder.join(format!("log-{peer}"))).unwrap();
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.folder.join(format!("log-{peer}")))
+            .unwrap();
         Command::new(env!("CARGO_BIN_EXE_cubecast"))
             .arg("node")
             .args(["--peer", &peer.to_string()])
@@ -57,7 +70,11 @@ impl Processes {
         let deadline = Instant::now() + READY_MAX;
         for peer in 0..8 {
             while !self.is_ready(peer).await {
-                assert!(Instant::now() < deadline, "peer {peer} does not serve:\n{}", self.log(peer));
+                assert!(
+                    Instant::now() < deadline,
+                    "peer {peer} does not serve:\n{}",
+                    self.log(peer)
+                );
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         }
@@ -65,9 +82,23 @@ impl Processes {
 
     /// It answers, and each of its shards has a leader.
     async fn is_ready(&self, peer: usize) -> bool {
-        let Ok(channel) = Channel::from_shared(self.address(peer)).unwrap().connect().await else { return false };
-        let status = PeerServiceClient::new(channel).get_node_status(GetNodeStatusRequest {}).await;
-        status.is_ok_and(|status| status.get_ref().shards.iter().all(|shard| !shard.leader.is_empty()))
+        let Ok(channel) = Channel::from_shared(self.address(peer))
+            .unwrap()
+            .connect()
+            .await
+        else {
+            return false;
+        };
+        let status = PeerServiceClient::new(channel)
+            .get_node_status(GetNodeStatusRequest {})
+            .await;
+        status.is_ok_and(|status| {
+            status
+                .get_ref()
+                .shards
+                .iter()
+                .all(|shard| !shard.leader.is_empty())
+        })
     }
 
     fn log(&self, peer: usize) -> String {
@@ -76,7 +107,13 @@ impl Processes {
 
     /// A client of one peer.
     pub async fn client(&self, peer: usize) -> PeerServiceClient<Channel> {
-        PeerServiceClient::new(Channel::from_shared(self.address(peer)).unwrap().connect().await.unwrap())
+        PeerServiceClient::new(
+            Channel::from_shared(self.address(peer))
+                .unwrap()
+                .connect()
+                .await
+                .unwrap(),
+        )
     }
 
     /// SIGKILL to all, before any of them can notice that another is gone.
@@ -94,7 +131,10 @@ impl Processes {
     pub async fn stop_all(&mut self) {
         for child in &self.children {
             // The standard library sends no other signal than SIGKILL.
-            let stopped = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+            let stopped = Command::new("kill")
+                .args(["-TERM", &child.id().to_string()])
+                .status()
+                .unwrap();
             assert!(stopped.success());
         }
         let deadline = Instant::now() + READY_MAX;
@@ -103,10 +143,18 @@ impl Processes {
                 if let Some(status) = child.try_wait().unwrap() {
                     break status;
                 }
-                assert!(Instant::now() < deadline, "a peer does not stop:\n{}", self.log(peer));
+                assert!(
+                    Instant::now() < deadline,
+                    "a peer does not stop:\n{}",
+                    self.log(peer)
+                );
                 tokio::time::sleep(Duration::from_millis(20)).await;
             };
-            assert!(status.success(), "peer {peer}: {status}\n{}", self.log(peer));
+            assert!(
+                status.success(),
+                "peer {peer}: {status}\n{}",
+                self.log(peer)
+            );
         }
     }
 }

@@ -5,7 +5,10 @@ use std::collections::BTreeSet;
 use cubecast::testing::TestCluster;
 use cubecast_sdk::proto::v1::LocateTopicRequest;
 
-use crate::support::{bits, create_publisher, create_subscriber, create_topic, name_owned_by, plain, publish_as, pull, subscribe};
+use crate::support::{
+    bits, create_publisher, create_subscriber, create_topic, name_owned_by, plain, publish_as,
+    pull, subscribe,
+};
 
 // REQ E2, F7, F8, D10: eight publishers and eight subscribers on one topic, each at another peer.
 #[tokio::test(flavor = "multi_thread")]
@@ -26,7 +29,9 @@ async fn eight_peers_publish_and_pull_one_topic_at_once() {
         publishers.push(tokio::spawn(async move {
             for sequence in 0..EACH {
                 let text = format!("{publisher}-{sequence}");
-                publish_as(&mut writer, "news", (&publisher, 1, sequence), &text).await.unwrap();
+                publish_as(&mut writer, "news", (&publisher, 1, sequence), &text)
+                    .await
+                    .unwrap();
             }
         }));
         subscribers.push(tokio::spawn(async move {
@@ -44,13 +49,25 @@ async fn eight_peers_publish_and_pull_one_topic_at_once() {
     for subscriber in subscribers {
         seen.push(subscriber.await.unwrap());
     }
-    assert!(seen.windows(2).all(|pair| pair[0] == pair[1]), "all subscribers see one order");
+    assert!(
+        seen.windows(2).all(|pair| pair[0] == pair[1]),
+        "all subscribers see one order"
+    );
     let distinct: BTreeSet<&String> = seen[0].iter().collect();
     assert_eq!(distinct.len(), seen[0].len(), "nothing twice");
     for peer in 0..8 {
-        let of_peer: Vec<_> = seen[0].iter().filter(|text| text.starts_with(&format!("p{peer}-"))).cloned().collect();
-        let expected: Vec<_> = (0..EACH).map(|sequence| format!("p{peer}-{sequence}")).collect();
-        assert_eq!(of_peer, expected, "each publisher's messages are in its order");
+        let of_peer: Vec<_> = seen[0]
+            .iter()
+            .filter(|text| text.starts_with(&format!("p{peer}-")))
+            .cloned()
+            .collect();
+        let expected: Vec<_> = (0..EACH)
+            .map(|sequence| format!("p{peer}-{sequence}"))
+            .collect();
+        assert_eq!(
+            of_peer, expected,
+            "each publisher's messages are in its order"
+        );
     }
     cluster.assert_replicas_equal().await;
     cluster.stop().await;
@@ -70,9 +87,19 @@ async fn topics_land_on_the_right_peers() {
     ];
     for (topic, owner, replicas) in golden {
         create_topic(&mut client, topic).await;
-        let located = client.locate_topic(LocateTopicRequest { topic: topic.to_owned() }).await.unwrap().into_inner();
+        let located = client
+            .locate_topic(LocateTopicRequest {
+                topic: topic.to_owned(),
+            })
+            .await
+            .unwrap()
+            .into_inner();
         assert_eq!(located.owner, owner, "{topic}");
-        let holders: Vec<&str> = located.replicas.iter().map(|replica| replica.vertex.as_str()).collect();
+        let holders: Vec<&str> = located
+            .replicas
+            .iter()
+            .map(|replica| replica.vertex.as_str())
+            .collect();
         assert_eq!(holders[0], owner, "{topic}");
         assert_eq!(holders[1..], replicas, "{topic}");
     }

@@ -4,8 +4,8 @@ use cubecast::cube;
 use cubecast::types::{Dimension, Name, Vertex};
 use cubecast_sdk::proto::v1::peer_service_client::PeerServiceClient;
 use cubecast_sdk::proto::v1::{
-    CreatePublisherRequest, CreateSubscriberRequest, CreateTopicRequest, Message, PublishRequest, PublishResponse,
-    PublishSequence, PullRequest, PullResponse, SubscribeRequest,
+    CreatePublisherRequest, CreateSubscriberRequest, CreateTopicRequest, Message, PublishRequest,
+    PublishResponse, PublishSequence, PullRequest, PullResponse, SubscribeRequest,
 };
 use tonic::transport::Channel;
 use tonic::{Code, Status};
@@ -24,7 +24,8 @@ pub async fn plain(address: &str) -> Plain {
 pub fn name_owned_by(prefix: &str, vertex: u16) -> String {
     let dimension = Dimension::new(3).unwrap();
     let names = (0..).map(|number| format!("{prefix}{number}"));
-    let mut owned = names.filter(|name| cube::owner(&Name::new(name).unwrap(), dimension).index() == vertex);
+    let mut owned =
+        names.filter(|name| cube::owner(&Name::new(name).unwrap(), dimension).index() == vertex);
     owned.next().unwrap()
 }
 
@@ -38,32 +39,62 @@ pub fn bits(index: u16) -> String {
 }
 
 pub fn message(text: &str) -> Message {
-    Message { payload: text.as_bytes().to_vec().into(), ..Message::default() }
+    Message {
+        payload: text.as_bytes().to_vec().into(),
+        ..Message::default()
+    }
 }
 
 pub async fn create_topic(client: &mut Plain, topic: &str) {
-    client.create_topic(CreateTopicRequest { topic: topic.to_owned(), ..Default::default() }).await.unwrap();
+    client
+        .create_topic(CreateTopicRequest {
+            topic: topic.to_owned(),
+            ..Default::default()
+        })
+        .await
+        .unwrap();
 }
 
 pub async fn create_publisher(client: &mut Plain, publisher: &str) {
-    let request = CreatePublisherRequest { publisher: publisher.to_owned(), ..Default::default() };
+    let request = CreatePublisherRequest {
+        publisher: publisher.to_owned(),
+        ..Default::default()
+    };
     client.create_publisher(request).await.unwrap();
 }
 
 pub async fn create_subscriber(client: &mut Plain, subscriber: &str) {
-    let request = CreateSubscriberRequest { subscriber: subscriber.to_owned(), ..Default::default() };
+    let request = CreateSubscriberRequest {
+        subscriber: subscriber.to_owned(),
+        ..Default::default()
+    };
     client.create_subscriber(request).await.unwrap();
 }
 
 pub async fn subscribe(client: &mut Plain, topic: &str, subscriber: &str) {
-    let request = SubscribeRequest { topic: topic.to_owned(), subscriber: subscriber.to_owned(), start: None };
+    let request = SubscribeRequest {
+        topic: topic.to_owned(),
+        subscriber: subscriber.to_owned(),
+        start: None,
+    };
     client.subscribe(request).await.unwrap();
 }
 
-pub async fn publish(client: &mut Plain, topic: &str, texts: &[&str]) -> Result<PublishResponse, Status> {
+pub async fn publish(
+    client: &mut Plain,
+    topic: &str,
+    texts: &[&str],
+) -> Result<PublishResponse, Status> {
     let messages = texts.iter().map(|text| message(text)).collect();
-    let request = PublishRequest { topic: topic.to_owned(), messages, ..Default::default() };
-    client.publish(request).await.map(tonic::Response::into_inner)
+    let request = PublishRequest {
+        topic: topic.to_owned(),
+        messages,
+        ..Default::default()
+    };
+    client
+        .publish(request)
+        .await
+        .map(tonic::Response::into_inner)
 }
 
 /// A publish that may be repeated.
@@ -80,7 +111,10 @@ pub async fn publish_as(
         messages: vec![message(text)],
         ..Default::default()
     };
-    client.publish(request).await.map(tonic::Response::into_inner)
+    client
+        .publish(request)
+        .await
+        .map(tonic::Response::into_inner)
 }
 
 /// What a pull that acknowledges brings, as text.
@@ -97,12 +131,16 @@ pub async fn pull(client: &mut Plain, topic: &str, subscriber: &str) -> Vec<Stri
 /// The payloads of an answer, in order.
 pub fn texts(response: &PullResponse) -> Vec<String> {
     let messages = response.batches.iter().flat_map(|batch| &batch.messages);
-    messages.map(|message| String::from_utf8(message.payload.to_vec()).unwrap()).collect()
+    messages
+        .map(|message| String::from_utf8(message.payload.to_vec()).unwrap())
+        .collect()
 }
 
 /// The code of an error with the reason that its `ErrorInfo` names.
 pub fn reason(status: &Status) -> (Code, String) {
-    let info = status.get_details_error_info().unwrap_or_else(|| panic!("an error has an ErrorInfo: {status:?}"));
+    let info = status
+        .get_details_error_info()
+        .unwrap_or_else(|| panic!("an error has an ErrorInfo: {status:?}"));
     assert_eq!(info.domain, "cubecast");
     (status.code(), info.reason)
 }
