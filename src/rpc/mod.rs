@@ -8,6 +8,7 @@ mod answer;
 mod api;
 mod channel;
 mod cluster_service;
+mod connection;
 mod context;
 mod convert;
 mod directory_service;
@@ -21,6 +22,7 @@ mod node;
 mod operation;
 mod page;
 mod peer_service;
+pub mod raft;
 pub mod refusal;
 pub mod status;
 pub mod wire;
@@ -30,6 +32,7 @@ use tonic_health::server::HealthReporter;
 use tonic_health::ServingStatus;
 
 pub use api::{Api, Parts};
+pub use connection::{connections_exhausted, is_peer_call};
 pub use context::{FORWARDED_BY, ROUTE, SERVED_BY, TRACE_PARENT};
 pub use facts::{Facts, Now};
 

@@ -47,7 +47,6 @@ pub fn from_replica(error: &replica::Error, this: PeerId) -> Failure {
         replica::Error::TooLarge { bytes, limit } => {
             Fault::new(Reason::RequestTooLarge, text).with("limit", limit).with("actual", bytes)
         }
-        replica::Error::Store { .. } => Fault::new(Reason::StorageFailed, text).with("peer", this),
         replica::Error::Shard { shard, source } => from_rows(*shard, source, this),
     };
     Failure::Final(fault.into_status())

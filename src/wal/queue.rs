@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
-use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::watch;
@@ -190,23 +189,23 @@ impl Shared {
     /// Waits until the queue takes this much more; something always fits into an empty one.
     fn wait_for_room(&self, bytes: u64) -> Result<MutexGuard<'_, State>, Error> {
         let limit = self.options.queue_bytes_max.0;
-        let mut deadline = None;
-        let mut state = self.lock();
-        loop {
-            state.accepts()?;
+        let is_writer = |state: &State| state.writer == Some(thread::current().id());
+        let is_full = |state: &mut State| {
             let queued = state.queued_bytes;
-            let is_writer = state.writer == Some(thread::current().id());
-            if queued == 0 || queued.saturating_add(bytes) <= limit || is_writer {
-                return Ok(state);
-            }
-            let now = Instant::now();
-            let end = *deadline.get_or_insert(now + self.options.queue_wait_max);
-            if now >= end {
-                return Err(Error::Overloaded { queued, limit });
-            }
-            let waited = self.room.wait_timeout(state, end - now);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            let fits = queued == 0 || queued.saturating_add(bytes) <= limit || is_writer(state);
+            !fits && state.accepts().is_ok()
+        };
+        let wait_max = self.options.queue_wait_max;
+        let waited = self
+            .room
+            .wait_timeout_while(self.lock(), wait_max, is_full);
+        let (state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.accepts()?;
+        if timeout.timed_out() {
+            let queued = state.queued_bytes;
+            return Err(Error::Overloaded { queued, limit });
         }
+        Ok(state)
     }
 
     /// Waits for work. `is_marked` says that nothing was written since the last mark.
