@@ -132,3 +132,6 @@ pub enum Error {
     #[error("the descriptors of the API cannot be served")]
     Reflection(#[from] tonic_reflection::server::Error),
 }
+
+#[cfg(test)]
+mod tests;
