@@ -2,7 +2,7 @@
 //!
 //! A [`Search`] walks over the replicas of one vertex: the leader that is known, then the owner, then the others in bit order, each once in
 //! a round. After a round the caller waits and asks again. What is learned on the way ([`Router::learn`], [`Router::forget`]) is kept for
-//! the next call. Never sends anything and knows no protocol. Begin with [`Search::next`].
+//! the next call. Never sends anything and knows no protocol. Begin with [`Search::step`].
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -112,7 +112,7 @@ pub struct Search<'a> {
 
 impl Search<'_> {
     /// Where the call goes next. After [`Step::Wait`] a new round begins.
-    pub fn next(&mut self) -> Step {
+    pub fn step(&mut self) -> Step {
         let candidate = self.candidates().into_iter().find(|peer| !self.asked.contains(peer));
         let Some(peer) = candidate else {
             self.asked.clear();

@@ -26,7 +26,7 @@ fn peer(number: u16) -> Step {
 fn owner_is_asked_first_then_neighbours_then_again() {
     let router = router(3);
     let mut search = router.search(vertex("100"), Aim::Leader);
-    let steps: Vec<Step> = (0..6).map(|_| search.next()).collect();
+    let steps: Vec<Step> = (0..6).map(|_| search.step()).collect();
     assert_eq!(steps, [peer(4), peer(5), peer(6), peer(0), Step::Wait, peer(4)]);
 }
 
@@ -34,15 +34,15 @@ fn owner_is_asked_first_then_neighbours_then_again() {
 fn own_replica_answers_when_it_is_its_turn() {
     let router = router(6);
     let mut search = router.search(vertex("100"), Aim::Leader);
-    assert_eq!([search.next(), search.next(), search.next()], [peer(4), peer(5), Step::Here]);
+    assert_eq!([search.step(), search.step(), search.step()], [peer(4), peer(5), Step::Here]);
 }
 
 #[test]
 fn any_replica_means_the_own_one_first() {
     let own = router(6);
-    assert_eq!(own.search(vertex("100"), Aim::Replica).next(), Step::Here);
+    assert_eq!(own.search(vertex("100"), Aim::Replica).step(), Step::Here);
     let none = router(3);
-    assert_eq!(none.search(vertex("100"), Aim::Replica).next(), peer(4));
+    assert_eq!(none.search(vertex("100"), Aim::Replica).step(), peer(4));
 }
 
 #[test]
@@ -50,7 +50,7 @@ fn known_leader_comes_before_the_owner_and_each_once() {
     let router = router(3);
     router.learn(vertex("100"), leader(6, 2));
     let mut search = router.search(vertex("100"), Aim::Leader);
-    let steps: Vec<Step> = (0..5).map(|_| search.next()).collect();
+    let steps: Vec<Step> = (0..5).map(|_| search.step()).collect();
     assert_eq!(steps, [peer(6), peer(4), peer(5), peer(0), Step::Wait]);
 }
 
@@ -58,9 +58,9 @@ fn known_leader_comes_before_the_owner_and_each_once() {
 fn leader_learned_on_the_way_is_next() {
     let router = router(3);
     let mut search = router.search(vertex("100"), Aim::Leader);
-    assert_eq!(search.next(), peer(4));
+    assert_eq!(search.step(), peer(4));
     router.learn(vertex("100"), leader(0, 2));
-    assert_eq!(search.next(), peer(0));
+    assert_eq!(search.step(), peer(0));
 }
 
 #[test]
@@ -90,5 +90,5 @@ fn peer_that_answered_is_asked_first_the_next_time() {
     router.confirm(vertex("100"), PeerId(6));
     assert_eq!(router.leader(vertex("100")), Some(leader(6, 5)));
     router.confirm(vertex("100"), PeerId(0));
-    assert_eq!(router.search(vertex("100"), Aim::Leader).next(), peer(0));
+    assert_eq!(router.search(vertex("100"), Aim::Leader).step(), peer(0));
 }

@@ -49,7 +49,8 @@ pub fn placement(cluster: &Cluster, vertex: Vertex, leader: Option<PeerId>) -> p
 
 /// Where the shard that answers lives.
 pub fn placement_here(cluster: &Cluster, here: &Here<'_>) -> proto::Placement {
-    placement(cluster, here.replica.shard(), here.replica.status().leader)
+    let leader = here.replica.leader().borrow().leader;
+    placement(cluster, here.replica.shard(), leader)
 }
 
 /// A topic.
@@ -109,7 +110,7 @@ pub fn batch(stored: StoredBatch) -> wire::MessageBatch {
 /// Who answered a read.
 pub fn source(cluster: &Cluster, here: &Here<'_>, freshness: Freshness) -> proto::ReadSource {
     let (this, owner) = (cluster.this(), here.replica.shard());
-    let status = here.replica.status();
+    let state = if freshness.is_leader { ReplicaState::Leader } else { state(here.replica.status().role) };
     let served_by = bits(cluster, this);
     let note = match freshness.is_leader {
         _ if cluster.home(owner) == this => String::new(),
@@ -119,7 +120,7 @@ pub fn source(cluster: &Cluster, here: &Here<'_>, freshness: Freshness) -> proto
     proto::ReadSource {
         served_by,
         owner: owner.to_string(),
-        state: state(status.role).into(),
+        state: state.into(),
         lag_entries: freshness.lag,
         note,
     }
@@ -153,7 +154,7 @@ fn replica(cluster: &Cluster, peer: PeerId, member: Option<&Member>, status: &St
         vertex: bits(cluster, peer),
         peer: u32::from(peer.0),
         address: cluster.address(peer).unwrap_or_default().to_owned(),
-        role: is_voter.map_or(ReplicaRole::Unspecified, |is_voter| role(is_voter)).into(),
+        role: is_voter.map_or(ReplicaRole::Unspecified, role).into(),
         state: member_state(cluster, peer, is_voter, status).into(),
         matched_index: matched.map(|index| index.0),
         lag_entries: lag,

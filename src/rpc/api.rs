@@ -156,7 +156,8 @@ impl<O: Operation> Attempt for Forwarding<'_, O> {
         let Some(replica) = self.api.parts.replicas.get(self.vertex) else {
             return Err(Failure::NotLeader(None));
         };
-        let here = Here { replica: &replica, directory: self.api, deadline: self.context.deadline };
+        let directory = Names { api: self.api, context: self.context };
+        let here = Here { replica: &replica, directory: &directory, deadline: self.context.deadline };
         let result = self.operation.serve(self.api, here).await;
         result.map_err(|error| refusal::failure(error, self.api.cluster().this()))
     }
@@ -182,7 +183,14 @@ impl<O: Operation> Attempt for Forwarding<'_, O> {
     }
 }
 
-impl Directory for Api {
+/// Knows the publishers and subscribers by asking their shards, as a part of the call that wants to know.
+#[derive(Debug)]
+pub struct Names<'a> {
+    api: &'a Api,
+    context: &'a Context,
+}
+
+impl Directory for Names<'_> {
     async fn exists(&self, kind: Kind, name: &Name, deadline: Instant) -> Result<bool, Unresolved> {
         let operation = Resolve { kind, name: name.clone() };
         let request = peer_proto::ResolveRequest {
@@ -192,8 +200,9 @@ impl Directory for Api {
             },
             name: name.to_string(),
         };
-        let context = Context { deadline, forwarded_by: None, trace_parent: None };
-        match Box::pin(self.run(&operation, &request, &context)).await {
+        // It is a call of its own, so it may be forwarded even when the one that it belongs to was.
+        let context = Context { deadline, forwarded_by: None, ..self.context.clone() };
+        match Box::pin(self.api.run(&operation, &request, &context)).await {
             Ok(answered) => Ok(answered.answer.exists),
             Err(failed) => Err(Unresolved { name: name.clone(), source: Arc::new(failed.status) }),
         }

@@ -112,7 +112,7 @@ pub async fn run<A: Attempt>(router: &Router, places: Places, ask: &Ask, attempt
         if Instant::now() >= ask.deadline {
             return Err(Failed { status: round.timed_out(), peer: None });
         }
-        let (peer, result) = match search.next() {
+        let (peer, result) = match search.step() {
             Step::Here => (places.this, attempt.here().await),
             Step::Peer(peer) => (peer, attempt.there(peer).await),
             Step::Wait => {

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use prost::Message;
 
-use super::api::Api;
+use super::api::{Api, Names};
 use super::forward::Fate;
 use super::status::Fault;
 use crate::broker::{Call, Error};
@@ -31,7 +31,7 @@ pub use subscription::{Acknowledge, Seek, Subscribe, Unsubscribe};
 pub use topic::{CreateTopic, DeleteTopic, GetTopic, LocateTopic};
 
 /// The replica, the directory and the deadline of a call.
-pub type Here<'a> = Call<'a, Replica, Api>;
+pub type Here<'a> = Call<'a, Replica, Names<'a>>;
 
 /// What requests are checked against.
 #[derive(Debug, Clone, Copy)]

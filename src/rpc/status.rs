@@ -37,6 +37,7 @@ impl Fault {
 
     /// Adds a fact.
     #[must_use]
+    #[expect(clippy::needless_pass_by_value, reason = "facts are numbers, names and vertices; a call is easier to read without references")]
     pub fn with(mut self, key: &'static str, value: impl ToString) -> Self {
         self.metadata.push((key, value.to_string()));
         self

@@ -136,16 +136,6 @@ async fn wrong_fields_are_named_before_anybody_is_asked() {
 }
 
 #[tokio::test]
-async fn deadline_already_past_is_told_at_once() {
-    let peer = lonely().await;
-    let client = &mut PeerServiceClient::new(peer.channel.clone());
-    let mut request = Request::new(proto::GetTopicRequest { topic: "t".to_owned(), ..Default::default() });
-    request.metadata_mut().insert("grpc-timeout", "0n".parse().unwrap());
-    let status = client.get_topic(request).await.unwrap_err();
-    assert_eq!(told(&status), (Code::DeadlineExceeded, Some(ErrorReason::DeadlineExceeded)));
-}
-
-#[tokio::test]
 async fn unreachable_majority_is_unavailable_long_before_the_deadline() {
     let peer = lonely().await;
     let client = &mut PeerServiceClient::new(peer.channel.clone());
