@@ -29,7 +29,7 @@ pub struct Member {
     pub peer: PeerId,
     /// The vertex that it is the home of.
     pub vertex: Vertex,
-    /// Where other peers and clients reach it: `host:port`.
+    /// Where other peers and clients reach it: `http://host:port`.
     pub address: String,
 }
 
@@ -159,7 +159,7 @@ impl Cluster {
         peers
     }
 
-    /// Where a peer is reached: `host:port`. `None`: no such member.
+    /// Where a peer is reached: `http://host:port`. `None`: no such member.
     pub fn address(&self, peer: PeerId) -> Option<&str> {
         self.inner
             .members

@@ -56,7 +56,9 @@ pub(super) struct Server {
 
 impl Server {
     pub(super) fn new(listener: TcpListener, routes: Routes, options: Options) -> Self {
-        let permits = usize::try_from(options.connections_max).unwrap_or(Semaphore::MAX_PERMITS).min(Semaphore::MAX_PERMITS);
+        let permits = usize::try_from(options.connections_max)
+            .unwrap_or(Semaphore::MAX_PERMITS)
+            .min(Semaphore::MAX_PERMITS);
         Self {
             listener,
             routes,
@@ -84,8 +86,14 @@ impl Server {
         }
         drop(self.listener);
         self.connections.close();
-        if tokio::time::timeout(self.options.shutdown_grace, self.connections.wait()).await.is_err() {
-            warn!(connections = self.connections.len(), "calls were still open after the grace time");
+        if tokio::time::timeout(self.options.shutdown_grace, self.connections.wait())
+            .await
+            .is_err()
+        {
+            warn!(
+                connections = self.connections.len(),
+                "calls were still open after the grace time"
+            );
         }
     }
 
@@ -93,23 +101,40 @@ impl Server {
     async fn accept(&self) -> std::io::Result<(TcpStream, Seat)> {
         // Wait for room before accepting, so that a connection beyond all limits stays in the kernel's queue.
         let mut seat = match Arc::clone(&self.admitted).try_acquire_owned() {
-            Ok(permit) => Seat { is_admitted: true, _permit: Some(permit) },
-            Err(_) => Seat { is_admitted: false, _permit: Arc::clone(&self.refused).acquire_owned().await.ok() },
+            Ok(permit) => Seat {
+                is_admitted: true,
+                _permit: Some(permit),
+            },
+            Err(_) => Seat {
+                is_admitted: false,
+                _permit: Arc::clone(&self.refused).acquire_owned().await.ok(),
+            },
         };
         let (stream, _) = self.listener.accept().await?;
         if !seat.is_admitted
             && let Ok(permit) = Arc::clone(&self.admitted).try_acquire_owned()
         {
             // A place became free while this one waited.
-            seat = Seat { is_admitted: true, _permit: Some(permit) };
+            seat = Seat {
+                is_admitted: true,
+                _permit: Some(permit),
+            };
         }
         stream.set_nodelay(true)?;
         Ok((stream, seat))
     }
 
     fn spawn(&self, stream: TcpStream, seat: Seat, stop: CancellationToken) {
-        let service = Door { routes: self.routes.clone(), is_admitted: seat.is_admitted, connections_max: self.options.connections_max };
-        let life = if seat.is_admitted { None } else { Some(REFUSAL_LIFE) };
+        let service = Door {
+            routes: self.routes.clone(),
+            is_admitted: seat.is_admitted,
+            connections_max: self.options.connections_max,
+        };
+        let life = if seat.is_admitted {
+            None
+        } else {
+            Some(REFUSAL_LIFE)
+        };
         self.connections.spawn(async move {
             let mut builder = auto::Builder::new(TokioExecutor::new()).http2_only();
             builder
@@ -120,7 +145,8 @@ impl Server {
                 .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
                 .keep_alive_interval(KEEP_ALIVE_INTERVAL)
                 .keep_alive_timeout(KEEP_ALIVE_INTERVAL);
-            let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+            let connection =
+                builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
             tokio::pin!(connection);
             let result = tokio::select! {
                 result = connection.as_mut() => result,
@@ -168,7 +194,10 @@ impl Service<http::Request<hyper::body::Incoming>> for Door {
     type Future = Pin<Box<dyn Future<Output = Result<Answer, Infallible>> + Send>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        <Routes as Service<http::Request<hyper::body::Incoming>>>::poll_ready(&mut self.routes, context)
+        <Routes as Service<http::Request<hyper::body::Incoming>>>::poll_ready(
+            &mut self.routes,
+            context,
+        )
     }
 
     fn call(&mut self, request: http::Request<hyper::body::Incoming>) -> Self::Future {

@@ -56,6 +56,11 @@ impl Router {
         }
     }
 
+    /// The cluster that calls are routed in.
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
     /// Begins the search for who answers for a vertex.
     pub fn search(&self, vertex: Vertex, aim: Aim) -> Search<'_> {
         Search {
