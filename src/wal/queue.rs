@@ -427,5 +427,5 @@ fn appended(shard: u16, (first, next): (u64, u64), index: LogIndex) -> Result<u6
             found,
         });
     }
-    Ok(index.0 + 1)
+    Ok(index.0.saturating_add(1))
 }

@@ -211,9 +211,9 @@ impl Segment {
                 .then_some(Opened::Incomplete)
                 .ok_or_else(|| damaged(found));
         }
-        let mut encoded = [0; HEADER_BYTES as usize];
-        file.read_at(0, &mut encoded)?;
-        let header = match Header::decode(&encoded) {
+        let mut bytes = [0; HEADER_BYTES as usize];
+        file.read_at(0, &mut bytes)?;
+        let header = match Header::decode(&bytes) {
             Ok(header) => header,
             Err(HeaderError::NewerVersion(found)) => {
                 let known = VERSION;
