@@ -4,8 +4,7 @@
 //! that has records goes on where it ended, whatever lies behind its end; otherwise something durable was lost, and the start is refused.
 //! Behind the last record of all there are zeros, or what a write left that was cut short. An intact record there, which says that
 //! what precedes it was durable, tells damage from that. After a torn end the log goes on in a new segment, so that the remains are never read as
-//! records. Nothing is repaired here and no segment that holds
-//! anything is removed. Begin with [`recover`].
+//! records. Nothing is repaired here and no segment that holds anything is removed. Begin with [`recover`].
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};

@@ -175,7 +175,7 @@ fn completion_may_submit() {
 }
 
 #[test]
-fn idle_log_is_marked_once() {
+fn commit_hint_is_written_when_the_log_is_idle() {
     let disk = FaultyDisk::new(1);
     let options = Options {
         idle_after: Duration::from_millis(1),
