@@ -54,8 +54,9 @@ pub struct Node {
     replicas: Replicas,
     wal: Arc<dyn RaftLog>,
     store: Arc<dyn TopicStore>,
-    stop: CancellationToken,
+    stop: server::Stop,
     tasks: TaskTracker,
+    api: rpc::Api,
     health: rpc::HealthSwitch,
     /// Kept until the end: while it lives, no other process can take the directory.
     directory: directory::Directory,
@@ -94,9 +95,9 @@ impl Node {
         };
         let replicas = start_replicas(&config, &cluster, directory.incarnation, &parts).await?;
 
-        let stop = CancellationToken::new();
+        let stop = server::Stop::default();
         let broker = Broker::new(broker::Options { clock: clock() });
-        let facts = facts(&config, &directory, &store, &wal, stop.clone());
+        let facts = facts(&config, &directory, &store, &wal, stop.drain.clone());
         let parts = rpc::Parts {
             cluster,
             replicas: replicas.clone(),
@@ -110,16 +111,16 @@ impl Node {
         let raft = RaftServiceServer::new(RaftApi::new(replicas.clone(), peers))
             .max_decoding_message_size(consensus::MESSAGE_BYTES_MAX)
             .max_encoding_message_size(consensus::MESSAGE_BYTES_MAX);
-        let routes = rpc::routes(&rpc::Api::new(parts), health, |routes| {
+        let api = rpc::Api::new(parts);
+        let routes = rpc::routes(&api, health, |routes| {
             routes.add_service(raft)
         })?;
         let options = server::Options {
             connections_max: config.limits.connections_max,
-            shutdown_grace: config.shutdown_grace,
         };
         let tasks = TaskTracker::new();
         tasks.spawn(server::Server::new(listener, routes, options).run(stop.clone()));
-        tasks.spawn(sweep(Arc::clone(&store), stop.clone()));
+        tasks.spawn(sweep(Arc::clone(&store), stop.drain.clone()));
         switch.serve().await;
         info!(peer = %config.peer, %address, "serving");
         Ok(Self {
@@ -130,6 +131,7 @@ impl Node {
             store,
             stop,
             tasks,
+            api,
             health: switch,
             directory,
         })
@@ -167,26 +169,23 @@ impl Node {
         self.wal.failed()
     }
 
-    /// Stops: takes no new calls, lets those that run finish for the grace time, leaves the shards, closes the log.
+    /// Stops: takes no new connections, lets the calls that run finish for the grace time, leaves the shards, closes the log.
     pub async fn stop(self) {
-        let Self {
-            config,
-            replicas,
-            wal,
-            store,
-            stop,
-            tasks,
-            health,
-            directory,
-            ..
-        } = self;
+        let Self { config, api, replicas, wal, store, stop, tasks, health, directory, .. } = self;
         health.stop().await;
-        stop.cancel();
-        tasks.close();
-        tasks.wait().await;
+        stop.drain.cancel();
+        for replica in replicas.all() {
+            replica.drain();
+        }
+        if tokio::time::timeout(config.shutdown_grace, api.drained()).await.is_err() {
+            warn!(grace = ?config.shutdown_grace, "calls were still open after the grace time");
+        }
         for replica in replicas.all() {
             replica.stop().await;
         }
+        stop.cut.cancel();
+        tasks.close();
+        tasks.wait().await;
         // The store saves the replay of the log at the next start; nothing depends on it.
         let closed = tokio::task::spawn_blocking(move || {
             wal.shutdown();
@@ -194,7 +193,9 @@ impl Node {
         });
         match closed.await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => warn!(%error, "the store was not flushed; the log will be replayed"),
+            Ok(Err(error)) => {
+                warn!(%error, "the store was not flushed; the log will be replayed");
+            }
             Err(error) => warn!(%error, "closing the disk did not end well"),
         }
         drop(directory);

@@ -40,8 +40,6 @@ const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
 pub(super) struct Options {
     /// Connections that are served.
     pub(super) connections_max: u32,
-    /// How long calls may go on after the stop.
-    pub(super) shutdown_grace: Duration,
 }
 
 /// Serves one listener.
@@ -69,11 +67,11 @@ impl Server {
         }
     }
 
-    /// Accepts until the stop, then lets calls finish for the grace time.
-    pub(super) async fn run(self, stop: CancellationToken) {
+    /// Accepts until the stop, then waits for the connections to end.
+    pub(super) async fn run(self, stop: Stop) {
         loop {
             let accepted = tokio::select! {
-                () = stop.cancelled() => break,
+                () = stop.drain.cancelled() => break,
                 accepted = self.accept() => accepted,
             };
             match accepted {
@@ -86,15 +84,7 @@ impl Server {
         }
         drop(self.listener);
         self.connections.close();
-        if tokio::time::timeout(self.options.shutdown_grace, self.connections.wait())
-            .await
-            .is_err()
-        {
-            warn!(
-                connections = self.connections.len(),
-                "calls were still open after the grace time"
-            );
-        }
+        self.connections.wait().await;
     }
 
     /// The next connection with its seat. Cancel-safe: a connection is either in the kernel's queue or returned.
@@ -124,7 +114,7 @@ impl Server {
         Ok((stream, seat))
     }
 
-    fn spawn(&self, stream: TcpStream, seat: Seat, stop: CancellationToken) {
+    fn spawn(&self, stream: TcpStream, seat: Seat, stop: Stop) {
         let service = Door {
             routes: self.routes.clone(),
             is_admitted: seat.is_admitted,
@@ -148,28 +138,43 @@ impl Server {
             let connection =
                 builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
             tokio::pin!(connection);
-            let result = tokio::select! {
-                result = connection.as_mut() => result,
-                () = end_of(life, stop) => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                }
-            };
-            if let Err(error) = result {
-                debug!(%error, "a connection broke");
+            let drained = end_of(life, stop.drain);
+            tokio::select! {
+                result = connection.as_mut() => return ended(result),
+                () = stop.cut.cancelled() => return,
+                () = drained => connection.as_mut().graceful_shutdown(),
+            }
+            tokio::select! {
+                result = connection => ended(result),
+                () = stop.cut.cancelled() => {}
             }
             drop(seat);
         });
     }
 }
 
-async fn end_of(life: Option<Duration>, stop: CancellationToken) {
+fn ended(result: Result<(), impl std::fmt::Display>) {
+    if let Err(error) = result {
+        debug!(%error, "a connection broke");
+    }
+}
+
+async fn end_of(life: Option<Duration>, drain: CancellationToken) {
     match life {
         Some(life) => {
-            let _ = tokio::time::timeout(life, stop.cancelled()).await;
+            let _ = tokio::time::timeout(life, drain.cancelled()).await;
         }
-        None => stop.cancelled().await,
+        None => drain.cancelled().await,
     }
+}
+
+/// The two steps of a stop.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Stop {
+    /// No more connections, and no more calls on those there are.
+    pub(super) drain: CancellationToken,
+    /// The connections are dropped with what is still open on them.
+    pub(super) cut: CancellationToken,
 }
 
 /// A place among the served connections, or among those that are told why not.

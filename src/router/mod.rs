@@ -58,11 +58,6 @@ impl Router {
         &self.cluster
     }
 
-    /// The cluster that calls are routed in.
-    pub fn cluster(&self) -> &Cluster {
-        &self.cluster
-    }
-
     /// Begins the search for who answers for a vertex.
     pub fn search(&self, vertex: Vertex, aim: Aim) -> Search<'_> {
         Search { router: self, vertex, aim, asked: Vec::new() }
