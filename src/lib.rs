@@ -33,4 +33,7 @@ pub mod rpc;
 
 pub mod config;
 
+pub mod node;
 
+#[cfg(feature = "testing")]
+pub mod testing;

@@ -19,7 +19,7 @@ fn open(disk: &FaultyDisk) -> Option<Wal> {
     };
     let options = Options {
         segment_bytes: ByteCount(4096),
-        idle_after: Duration::from_secs(3600),
+        idle_after: Duration::from_hours(1),
         ..Options::new(PathBuf::from("/wal"), identity)
     };
     let entropy = Arc::new(SeededEntropy::new(1));

@@ -55,6 +55,11 @@ impl Api {
         Self { parts: Arc::new(parts), router, edge }
     }
 
+    /// Waits until no call is worked on.
+    pub async fn drained(&self) {
+        self.edge.drained().await;
+    }
+
     pub(super) fn cluster(&self) -> &Cluster {
         &self.parts.cluster
     }

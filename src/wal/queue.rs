@@ -196,9 +196,7 @@ impl Shared {
             !fits && state.accepts().is_ok()
         };
         let wait_max = self.options.queue_wait_max;
-        let waited = self
-            .room
-            .wait_timeout_while(self.lock(), wait_max, is_full);
+        let waited = self.room.wait_timeout_while(self.lock(), wait_max, is_full);
         let (state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
         state.accepts()?;
         if timeout.timed_out() {

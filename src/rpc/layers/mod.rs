@@ -54,6 +54,11 @@ impl Edge {
     pub fn calls(&self) -> u32 {
         self.shared.gate.calls()
     }
+
+    /// Waits until no call is worked on.
+    pub async fn drained(&self) {
+        self.shared.gate.drained().await;
+    }
 }
 
 impl<S> Layer<S> for Edge {

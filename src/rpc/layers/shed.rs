@@ -34,4 +34,10 @@ impl Gate {
         let free = u32::try_from(self.free.available_permits()).unwrap_or(u32::MAX);
         self.limit.saturating_sub(free)
     }
+
+    /// Waits until no call is worked on. Calls that come meanwhile are still taken.
+    pub(super) async fn drained(&self) {
+        // Fails only when the semaphore is closed, which it never is.
+        let _ = self.free.acquire_many(self.limit).await;
+    }
 }
