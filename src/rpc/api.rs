@@ -51,7 +51,7 @@ impl Api {
     /// An API on these parts.
     pub fn new(parts: Parts) -> Self {
         let router = Arc::new(Router::new(parts.cluster.clone()));
-        let edge = Edge::new(&parts.limits, parts.facts.trace_seed);
+        let edge = Edge::new(parts.cluster.this(), &parts.limits, parts.facts.trace_seed);
         Self { parts: Arc::new(parts), router, edge }
     }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use cubecast_sdk::proto::v1::ErrorReason;
 use tokio::time::Instant;
 use tonic::Status;
+use tracing::debug;
 
 use super::status::Fault;
 use crate::router::{Aim, Leader, Router, Step};
@@ -78,6 +79,20 @@ pub enum Failure {
     Unknown,
 }
 
+impl Failure {
+    /// In a word, for the log.
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Final(_) => "refused",
+            Self::NotLeader(Some(_)) => "names another leader",
+            Self::NotLeader(None) => "does not lead",
+            Self::Unreached => "unreached",
+            Self::Elsewhere(_) => "unable",
+            Self::Unknown => "outcome unknown",
+        }
+    }
+}
+
 /// An answer and the peer that gave it.
 #[derive(Debug)]
 pub struct Answered<A> {
@@ -130,6 +145,7 @@ pub async fn run<A: Attempt>(router: &Router, places: Places, ask: &Ask, attempt
             }
             Err(failure) => failure,
         };
+        debug!(vertex = %ask.vertex, asked = %peer, failure = failure.kind(), "another replica is tried, or the call fails");
         learn(router, ask.vertex, peer, &failure);
         round.fail(peer, failure).map_err(|status| Failed { status, peer: Some(peer) })?;
     }

@@ -10,14 +10,14 @@ use tower::{Layer, ServiceExt, service_fn};
 use super::Edge;
 use crate::rpc::context::{Arrival, TRACE_PARENT};
 use crate::rpc::status::{Fault, reason};
-use crate::types::Limits;
+use crate::types::{Limits, PeerId};
 
 fn request(path: &str) -> Request<Body> {
     Request::builder().uri(path).body(Body::empty()).unwrap()
 }
 
 fn edge(calls_max: u32) -> Edge {
-    Edge::new(&Limits { calls_max, ..Limits::default() }, 1)
+    Edge::new(PeerId(4), &Limits { calls_max, ..Limits::default() }, 1)
 }
 
 /// What a caller is told when the method gives this status.

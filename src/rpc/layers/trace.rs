@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderValue, Request, Response};
 use tracing::{Span, debug, debug_span};
 
 use crate::rpc::context::{FORWARDED_BY, TRACE_PARENT};
+use crate::types::PeerId;
 
 /// Spreads numbers over all bits (Steele et al., "Fast splittable pseudorandom number generators", 2014).
 const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -48,10 +49,11 @@ fn trace_id(value: &HeaderValue) -> Option<&str> {
 }
 
 /// The span of a call.
-pub(super) fn span<B>(request: &Request<B>) -> Span {
+pub(super) fn span<B>(peer: PeerId, request: &Request<B>) -> Span {
     let header = |name| request.headers().get(name);
     debug_span!(
         "call",
+        %peer,
         method = request.uri().path(),
         trace_id = header(TRACE_PARENT).and_then(trace_id).unwrap_or_default(),
         forwarded_by = header(FORWARDED_BY).and_then(|peer| peer.to_str().ok()).unwrap_or_default(),
