@@ -74,7 +74,11 @@ pub trait Operation: Sized + Send + Sync {
     }
 
     /// Does it at a replica of this peer.
-    fn serve(&self, api: &Api, here: Here<'_>) -> impl Future<Output = Result<Self::Response, Error>> + Send;
+    fn serve(
+        &self,
+        api: &Api,
+        here: Here<'_>,
+    ) -> impl Future<Output = Result<Self::Response, Error>> + Send;
 
     /// Takes note in the answer of why the owner did not give it.
     fn note(_response: &mut Self::Response, _text: String) {}

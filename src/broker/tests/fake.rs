@@ -10,12 +10,16 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::super::{Access, Broker, Call, Directory, Error, Kind, Options, Pull, Pulled, Unresolved, Watch};
+use super::super::{
+    Access, Broker, Call, Directory, Error, Kind, Options, Pull, Pulled, Unresolved, Watch,
+};
 use crate::consensus::{Member, Role, Status};
 use crate::replica::{self, Consistency, Proposed, Read};
 use crate::shard::{Command, Machine};
 use crate::store::MemoryStore;
-use crate::types::{LogIndex, LogPosition, Name, Offset, PeerId, Term, Timestamp, TopicName, Vertex};
+use crate::types::{
+    LogIndex, LogPosition, Name, Offset, PeerId, Term, Timestamp, TopicName, Vertex,
+};
 
 /// A broker with one replica.
 pub(super) struct World {
@@ -26,22 +30,45 @@ pub(super) struct World {
 
 impl World {
     pub(super) fn new() -> Self {
-        let broker = Arc::new(Broker::new(Options { clock: Arc::new(|| Timestamp(1)) }));
-        Self { broker, replica: Fake::new(), directory: Names::default() }
+        let broker = Arc::new(Broker::new(Options {
+            clock: Arc::new(|| Timestamp(1)),
+        }));
+        Self {
+            broker,
+            replica: Fake::new(),
+            directory: Names::default(),
+        }
     }
 
     pub(super) fn call(&self) -> Call<'_, Fake, Names> {
         let deadline = Instant::now() + Duration::from_secs(60);
-        Call { replica: &self.replica, directory: &self.directory, deadline }
+        Call {
+            replica: &self.replica,
+            directory: &self.directory,
+            deadline,
+        }
     }
 
     /// Pulls in the background.
     pub(super) fn spawn_pull(&self, pull: Pull) -> JoinHandle<Result<Pulled, Error>> {
-        let (broker, replica, directory) = (Arc::clone(&self.broker), self.replica.clone(), self.directory.clone());
+        let (broker, replica, directory) = (
+            Arc::clone(&self.broker),
+            self.replica.clone(),
+            self.directory.clone(),
+        );
         #[expect(clippy::disallowed_methods, reason = "the test awaits it")]
         tokio::spawn(async move {
             let deadline = Instant::now() + Duration::from_secs(60);
-            broker.pull(&Call { replica: &replica, directory: &directory, deadline }, &pull).await
+            broker
+                .pull(
+                    &Call {
+                        replica: &replica,
+                        directory: &directory,
+                        deadline,
+                    },
+                    &pull,
+                )
+                .await
         })
     }
 
@@ -97,20 +124,40 @@ impl Fake {
 
     fn apply(&self, command: &Command) -> Proposed {
         let mut machine = self.shared.machine.lock().unwrap();
-        let position = LogPosition { term: Term(1), index: LogIndex(self.shared.index.fetch_add(1, Ordering::SeqCst)) };
-        let applied = machine.apply(vec![(position, Some(command.encode()))], Bytes::new()).unwrap();
+        let position = LogPosition {
+            term: Term(1),
+            index: LogIndex(self.shared.index.fetch_add(1, Ordering::SeqCst)),
+        };
+        let applied = machine
+            .apply(vec![(position, Some(command.encode()))], Bytes::new())
+            .unwrap();
         self.shared.changes.send_modify(|changes| *changes += 1);
         let outcome = applied.outcomes.into_iter().next().unwrap().unwrap();
-        Proposed { outcome, position, stored_by: vec![PeerId(4), PeerId(5)] }
+        Proposed {
+            outcome,
+            position,
+            stored_by: vec![PeerId(4), PeerId(5)],
+        }
     }
 
     fn overtake(&self, command: &Command) {
-        if let Command::Acknowledge { topic, subscriber, expected: Some(cursor), .. } = command
+        if let Command::Acknowledge {
+            topic,
+            subscriber,
+            expected: Some(cursor),
+            ..
+        } = command
             && self.shared.disturbances.load(Ordering::SeqCst) > 0
         {
             self.shared.disturbances.fetch_sub(1, Ordering::SeqCst);
-            let (topic, subscriber, next_offset) = (topic.clone(), subscriber.clone(), Offset(cursor.0 + 1));
-            let other = Command::Acknowledge { topic, subscriber, next_offset, expected: None };
+            let (topic, subscriber, next_offset) =
+                (topic.clone(), subscriber.clone(), Offset(cursor.0 + 1));
+            let other = Command::Acknowledge {
+                topic,
+                subscriber,
+                next_offset,
+                expected: None,
+            };
             self.apply(&other).outcome.unwrap();
         }
     }
@@ -130,20 +177,34 @@ impl Access for Fake {
 
     async fn read(&self, _: Consistency, _: Instant) -> Result<Read, replica::Error> {
         let view = self.shared.machine.lock().unwrap().view();
-        Ok(Read { view, lag: Some(0), is_leader: true, leader: Some(PeerId(4)) })
+        Ok(Read {
+            view,
+            lag: Some(0),
+            is_leader: true,
+            leader: Some(PeerId(4)),
+        })
     }
 
     async fn stored_by_all(&self, _: LogPosition, _: Instant) -> Vec<PeerId> {
         let stored = self.shared.stored.load(Ordering::SeqCst);
-        (0..stored).map(|peer| PeerId(u16::try_from(peer).unwrap())).collect()
+        (0..stored)
+            .map(|peer| PeerId(u16::try_from(peer).unwrap()))
+            .collect()
     }
 
     fn subscribe_topic(&self, _: &TopicName) -> FakeWatch {
-        FakeWatch { changes: self.shared.changes.subscribe(), shared: Arc::clone(&self.shared) }
+        FakeWatch {
+            changes: self.shared.changes.subscribe(),
+            shared: Arc::clone(&self.shared),
+        }
     }
 
     fn status(&self) -> Status {
-        let member = |peer| Member { peer: PeerId(peer), is_voter: peer < 3, stored: None };
+        let member = |peer| Member {
+            peer: PeerId(peer),
+            is_voter: peer < 3,
+            stored: None,
+        };
         Status {
             role: Role::Leader,
             term: Term(1),
@@ -179,7 +240,10 @@ pub(super) struct Names {
 
 impl Names {
     pub(super) fn add(&self, kind: Kind, name: &str) {
-        self.known.lock().unwrap().insert((kind, Name::new(name).unwrap()));
+        self.known
+            .lock()
+            .unwrap()
+            .insert((kind, Name::new(name).unwrap()));
     }
 
     pub(super) fn asked(&self) -> u32 {

@@ -47,8 +47,15 @@ impl Edge {
     /// The layer of a peer with these limits; `seed` makes the ids of its traces differ from those of others.
     pub fn new(peer: PeerId, limits: &Limits, seed: u128) -> Self {
         let gate = Gate::new(limits.calls_max);
-        let shared = Shared { peer, gate, traces: Traces::new(seed), request_bytes_max: limits.request_bytes_max };
-        Self { shared: Arc::new(shared) }
+        let shared = Shared {
+            peer,
+            gate,
+            traces: Traces::new(seed),
+            request_bytes_max: limits.request_bytes_max,
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
     }
 
     /// How many calls are worked on at the moment.
@@ -66,7 +73,10 @@ impl<S> Layer<S> for Edge {
     type Service = EdgeService<S>;
 
     fn layer(&self, inner: S) -> EdgeService<S> {
-        EdgeService { inner, shared: Arc::clone(&self.shared) }
+        EdgeService {
+            inner,
+            shared: Arc::clone(&self.shared),
+        }
     }
 }
 
@@ -102,7 +112,11 @@ where
             return refuse(deadline::already_past());
         }
         let is_public = request.uri().path().starts_with(PUBLIC_PATH);
-        let permit = if is_public { shared.gate.enter().map(Some) } else { Ok(None) };
+        let permit = if is_public {
+            shared.gate.enter().map(Some)
+        } else {
+            Ok(None)
+        };
         let permit = match permit {
             Ok(permit) => permit,
             Err(status) => return refuse(status),
