@@ -1,2 +1,5 @@
 //! cubecast: a replicated publish/subscribe log on a hypercube that speaks gRPC end to end.
+pub mod config;
+pub mod cube;
+pub mod telemetry;
 pub mod types;
