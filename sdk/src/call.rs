@@ -58,7 +58,8 @@ methods! {
     UNSUBSCRIBE = "PeerService" / "Unsubscribe", Delete;
     LIST_SUBSCRIPTIONS = "PeerService" / "ListSubscriptions", Read;
     PULL = "PeerService" / "Pull", Read;
-    PULL_AND_ACKNOWLEDGE = "PeerService" / "Pull", Never;
+    PULL_ACKNOWLEDGING = "PeerService" / "Pull", Write;
+    PULL_AUTO_ACKNOWLEDGE = "PeerService" / "Pull", Never;
     ACKNOWLEDGE = "PeerService" / "Acknowledge", Write;
     SEEK = "PeerService" / "Seek", Write;
     LOCATE_TOPIC = "PeerService" / "LocateTopic", Read;
@@ -90,11 +91,20 @@ pub(crate) struct Call<'a> {
 
 impl<'a> Call<'a> {
     pub(crate) fn new(method: &'static Method) -> Self {
-        Self { method, topic: None, target: Target::Any, wait: Duration::ZERO, deadline: None }
+        Self {
+            method,
+            topic: None,
+            target: Target::Any,
+            wait: Duration::ZERO,
+            deadline: None,
+        }
     }
 
     pub(crate) fn about(self, topic: &'a str) -> Self {
-        Self { topic: Some(topic), ..self }
+        Self {
+            topic: Some(topic),
+            ..self
+        }
     }
 
     pub(crate) fn at(self, target: Target) -> Self {
@@ -106,7 +116,10 @@ impl<'a> Call<'a> {
     }
 
     pub(crate) fn within(self, deadline: Duration) -> Self {
-        Self { deadline: Some(deadline), ..self }
+        Self {
+            deadline: Some(deadline),
+            ..self
+        }
     }
 }
 
@@ -119,7 +132,11 @@ pub(crate) struct Answer<A> {
 }
 
 /// Makes a call.
-pub(crate) async fn run<A>(shared: &Shared, call: Call<'_>, request: Bytes) -> Result<Answer<A>, Error>
+pub(crate) async fn run<A>(
+    shared: &Shared,
+    call: Call<'_>,
+    request: Bytes,
+) -> Result<Answer<A>, Error>
 where
     A: prost::Message + Default + 'static,
 {
@@ -137,7 +154,12 @@ where
         debug!(method = call.method.name, attempt = course.attempts, %failure, "attempt failed");
         match course.judge(chosen.key, failure)? {
             Some(pause) => tokio::time::sleep(pause).await,
-            None => return Ok(Answer { message: A::default(), served_by: None }),
+            None => {
+                return Ok(Answer {
+                    message: A::default(),
+                    served_by: None,
+                });
+            }
         }
     }
 }
@@ -160,13 +182,20 @@ struct Course<'a> {
 
 impl<'a> Course<'a> {
     fn new(shared: &'a Shared, call: Call<'a>) -> Self {
-        let deadline = call.deadline.unwrap_or(shared.options.deadline).saturating_add(call.wait);
+        let deadline = call
+            .deadline
+            .unwrap_or(shared.options.deadline)
+            .saturating_add(call.wait);
         Self {
             shared,
             call,
             deadline,
             ends: Instant::now() + deadline,
-            trace: format!("00-{:032x}-{:016x}-01", rand::random::<u128>() | 1, rand::random::<u64>() | 1),
+            trace: format!(
+                "00-{:032x}-{:016x}-01",
+                rand::random::<u128>() | 1,
+                rand::random::<u64>() | 1
+            ),
             attempts: 0,
             redirects: 0,
             tried: Vec::new(),
@@ -196,7 +225,12 @@ impl<'a> Course<'a> {
             return self.remaining();
         }
         let factor = 1_u32 << self.attempts.saturating_sub(1).min(8);
-        let patience = self.shared.options.attempt_timeout.saturating_mul(factor).saturating_add(self.call.wait);
+        let patience = self
+            .shared
+            .options
+            .attempt_timeout
+            .saturating_mul(factor)
+            .saturating_add(self.call.wait);
         patience.min(self.remaining())
     }
 
@@ -220,7 +254,9 @@ impl<'a> Course<'a> {
     /// Remembers who is not to be asked again soon.
     fn note(&mut self, key: PeerKey, failure: &Failure) {
         let peers = &self.shared.peers;
-        if failure.fate == Fate::NotSent || (failure.fate == Fate::Unknown && failure.reason().is_none()) {
+        if failure.fate == Fate::NotSent
+            || (failure.fate == Fate::Unknown && failure.reason().is_none())
+        {
             peers.mark_down(key);
         }
         if let Some(topic) = self.call.topic {
@@ -233,7 +269,8 @@ impl<'a> Course<'a> {
     fn pause(&mut self, place: &Place, failure: &Failure) -> Duration {
         if let Place::Leader(address) = place
             && self.redirects < REDIRECTS_MAX
-            && let Ok(key) = Address::parse(address).and_then(|address| self.shared.peers.add(&address))
+            && let Ok(key) =
+                Address::parse(address).and_then(|address| self.shared.peers.add(&address))
         {
             self.redirects += 1;
             self.leader = Some(key);
@@ -247,8 +284,13 @@ impl<'a> Course<'a> {
             self.tried.clear();
         }
         // Another peer need not be spared because this one asks for it.
-        let asked = failure.retry_after.filter(|_| *place == Place::Any || !has_other);
-        self.shared.options.backoff.pause(self.attempts, rand::random(), asked)
+        let asked = failure
+            .retry_after
+            .filter(|_| *place == Place::Any || !has_other);
+        self.shared
+            .options
+            .backoff
+            .pause(self.attempts, rand::random(), asked)
     }
 
     /// The error of a call that is not tried again after this failure.
@@ -256,19 +298,30 @@ impl<'a> Course<'a> {
         let method = self.call.method.name;
         let last = Box::new(last);
         let changes = self.call.method.repeat != Repeat::Read;
-        if changes && (last.fate == Fate::Unknown || (self.was_unknown && !retry::is_refused_always(&last))) {
+        if changes
+            && (last.fate == Fate::Unknown
+                || (self.was_unknown && !retry::is_refused_always(&last)))
+        {
             return Error::OutcomeUnknown { method, last };
         }
         match last.fate {
             Fate::NotSent => Error::Unreachable { method, last },
-            Fate::Unknown if last.code == Code::DeadlineExceeded => Error::DeadlineExceeded { method, deadline: self.deadline },
+            Fate::Unknown if last.code == Code::DeadlineExceeded => Error::DeadlineExceeded {
+                method,
+                deadline: self.deadline,
+            },
             Fate::Unknown | Fate::Nothing => Error::Refused(last),
         }
     }
 }
 
 /// Sends the request to one peer.
-async fn attempt<A>(course: &Course<'_>, chosen: &Chosen, timeout: Duration, request: Bytes) -> Result<Answer<A>, Failure>
+async fn attempt<A>(
+    course: &Course<'_>,
+    chosen: &Chosen,
+    timeout: Duration,
+    request: Bytes,
+) -> Result<Answer<A>, Failure>
 where
     A: prost::Message + Default + 'static,
 {
@@ -276,15 +329,23 @@ where
     let Ok(attempt) = tokio::time::timeout(timeout, sent).await else {
         return Err(Failure::no_answer(chosen.address.clone(), timeout));
     };
-    let response = attempt.map_err(|status| Failure::from_status(&status, chosen.address.clone()))?;
+    let response =
+        attempt.map_err(|status| Failure::from_status(&status, chosen.address.clone()))?;
     let served_by = response.metadata().get("cubecast-served-by");
     Ok(Answer {
-        served_by: served_by.and_then(|value| value.to_str().ok()).map(str::to_owned),
+        served_by: served_by
+            .and_then(|value| value.to_str().ok())
+            .map(str::to_owned),
         message: response.into_inner(),
     })
 }
 
-async fn send<A>(course: &Course<'_>, chosen: &Chosen, timeout: Duration, request: Bytes) -> Attempt<A>
+async fn send<A>(
+    course: &Course<'_>,
+    chosen: &Chosen,
+    timeout: Duration,
+    request: Bytes,
+) -> Attempt<A>
 where
     A: prost::Message + Default + 'static,
 {
@@ -301,7 +362,12 @@ where
         debug!(%error, address = %chosen.address, "channel is not ready");
     }
     let codec = ProstCodec::<Encoded, A>::default();
-    grpc.unary(request, PathAndQuery::from_static(course.call.method.path), codec).await
+    grpc.unary(
+        request,
+        PathAndQuery::from_static(course.call.method.path),
+        codec,
+    )
+    .await
 }
 
 /// A message that is encoded already.
@@ -313,7 +379,13 @@ impl prost::Message for Encoded {
         buffer.put_slice(&self.0);
     }
 
-    fn merge_field(&mut self, tag: u32, wire_type: WireType, buffer: &mut impl Buf, context: DecodeContext) -> Result<(), DecodeError> {
+    fn merge_field(
+        &mut self,
+        tag: u32,
+        wire_type: WireType,
+        buffer: &mut impl Buf,
+        context: DecodeContext,
+    ) -> Result<(), DecodeError> {
         prost::encoding::skip_field(wire_type, tag, buffer, context)
     }
 

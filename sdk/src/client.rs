@@ -40,7 +40,10 @@ impl Default for Options {
             deadline: Duration::from_secs(10),
             // Longer than a slow answer, shorter than anyone's patience with a peer that hangs.
             attempt_timeout: Duration::from_secs(2),
-            backoff: Backoff { first: Duration::from_millis(10), max: Duration::from_secs(1) },
+            backoff: Backoff {
+                first: Duration::from_millis(10),
+                max: Duration::from_secs(1),
+            },
             // The peers' default of 4 MiB of messages, with room for their envelopes and for larger settings.
             answer_bytes_max: 64 << 20,
             channel: ChannelOptions {
@@ -124,7 +127,11 @@ impl Builder {
     /// # Errors
     /// [`Error::Address`] when an address is not one, or there is none.
     pub fn build(self) -> Result<Client, Error> {
-        let addresses = self.addresses.iter().map(|text| Address::parse(text)).collect::<Result<Vec<_>, _>>()?;
+        let addresses = self
+            .addresses
+            .iter()
+            .map(|text| Address::parse(text))
+            .collect::<Result<Vec<_>, _>>()?;
         let peers = Peers::new(self.options.channel.clone(), &addresses)?;
         Ok(Client {
             shared: Arc::new(Shared {
@@ -147,7 +154,10 @@ impl Builder {
         let deadline = client.shared.options.deadline;
         match tokio::time::timeout(deadline, receiver).await {
             Ok(Ok(outcome)) => outcome.map(|()| client),
-            Ok(Err(_)) | Err(_) => Err(Error::DeadlineExceeded { method: "connect", deadline }),
+            Ok(Err(_)) | Err(_) => Err(Error::DeadlineExceeded {
+                method: "connect",
+                deadline,
+            }),
         }
     }
 }
@@ -190,9 +200,16 @@ impl Client {
     ///
     /// # Errors
     /// As [`Builder::connect`].
-    pub async fn connect<A: Into<String>>(addresses: impl IntoIterator<Item = A>) -> Result<Self, Error> {
+    pub async fn connect<A: Into<String>>(
+        addresses: impl IntoIterator<Item = A>,
+    ) -> Result<Self, Error> {
         let addresses = addresses.into_iter().map(Into::into).collect();
-        Builder { addresses, options: Options::default() }.connect().await
+        Builder {
+            addresses,
+            options: Options::default(),
+        }
+        .connect()
+        .await
     }
 
     /// A client with other settings.
@@ -217,7 +234,12 @@ impl Client {
     /// # }
     /// ```
     pub fn addresses(&self) -> Vec<String> {
-        self.shared.peers.addresses().iter().map(ToString::to_string).collect()
+        self.shared
+            .peers
+            .addresses()
+            .iter()
+            .map(ToString::to_string)
+            .collect()
     }
 
     /// Sends a request until it has an answer, an error that is final, or no time.
@@ -226,11 +248,16 @@ impl Client {
         Q: prost::Message,
         A: prost::Message + Default + 'static,
     {
-        self.call_encoded(call, request.encode_to_vec().into()).await
+        self.call_encoded(call, request.encode_to_vec().into())
+            .await
     }
 
     /// As [`Self::call`], with the request encoded already.
-    pub(crate) async fn call_encoded<A>(&self, call: Call<'_>, request: bytes::Bytes) -> Result<A, Error>
+    pub(crate) async fn call_encoded<A>(
+        &self,
+        call: Call<'_>,
+        request: bytes::Bytes,
+    ) -> Result<A, Error>
     where
         A: prost::Message + Default + 'static,
     {
@@ -247,19 +274,32 @@ impl Client {
     /// Looks in the background for who listens where, unless it did so lately. `first` hears as soon as one peer has answered, or all have
     /// failed.
     fn discover(&self, first: Option<oneshot::Sender<Result<(), Error>>>) {
-        let mut discovery = self.shared.discovery.lock().unwrap_or_else(PoisonError::into_inner);
-        if discovery.begun.is_some_and(|begun| begun.elapsed() < DISCOVERY_PAUSE) {
+        let mut discovery = self
+            .shared
+            .discovery
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if discovery
+            .begun
+            .is_some_and(|begun| begun.elapsed() < DISCOVERY_PAUSE)
+        {
             return;
         }
         discovery.begun = Some(Instant::now());
         while discovery.tasks.try_join_next().is_some() {}
-        discovery.tasks.spawn(discover(Arc::clone(&self.shared), first));
+        discovery
+            .tasks
+            .spawn(discover(Arc::clone(&self.shared), first));
     }
 }
 
 /// Asks every peer that the application named who it is, and one of them who else there is.
 async fn discover(shared: Arc<Shared>, mut first: Option<oneshot::Sender<Result<(), Error>>>) {
-    let mut asked: FuturesUnordered<_> = shared.seeds.iter().map(|address| ask(&shared, address)).collect();
+    let mut asked: FuturesUnordered<_> = shared
+        .seeds
+        .iter()
+        .map(|address| ask(&shared, address))
+        .collect();
     let mut last = Ok(());
     let mut met = None;
     while let Some(answer) = asked.next().await {
@@ -286,8 +326,11 @@ async fn discover(shared: Arc<Shared>, mut first: Option<oneshot::Sender<Result<
 /// Asks one peer who it is, and who its neighbours are.
 async fn ask(shared: &Shared, address: &Address) -> Result<PeerKey, Error> {
     let key = shared.peers.add(address)?;
-    let call = Call::new(&call::GET_NODE_STATUS).at(Target::Only(key)).within(shared.options.attempt_timeout);
-    let status: v1::GetNodeStatusResponse = call::run(shared, call, bytes::Bytes::new()).await?.message;
+    let call = Call::new(&call::GET_NODE_STATUS)
+        .at(Target::Only(key))
+        .within(shared.options.attempt_timeout);
+    let status: v1::GetNodeStatusResponse =
+        call::run(shared, call, bytes::Bytes::new()).await?.message;
     for vertex in status.vertices.iter().chain([&status.vertex]) {
         shared.peers.settle(vertex, key, true);
     }
@@ -299,10 +342,18 @@ async fn ask(shared: &Shared, address: &Address) -> Result<PeerKey, Error> {
 
 /// Asks one peer who else there is.
 async fn ask_for_members(shared: &Shared, key: PeerKey) -> Result<(), Error> {
-    let call = Call::new(&call::GET_CLUSTER).at(Target::Only(key)).within(shared.options.attempt_timeout);
-    let answer: v1::GetClusterResponse = call::run(shared, call, bytes::Bytes::new()).await?.message;
+    let call = Call::new(&call::GET_CLUSTER)
+        .at(Target::Only(key))
+        .within(shared.options.attempt_timeout);
+    let answer: v1::GetClusterResponse =
+        call::run(shared, call, bytes::Bytes::new()).await?.message;
     for member in answer.cluster.unwrap_or_default().members {
-        let vertices: Vec<&str> = member.vertices.iter().chain([&member.vertex]).map(String::as_str).collect();
+        let vertices: Vec<&str> = member
+            .vertices
+            .iter()
+            .chain([&member.vertex])
+            .map(String::as_str)
+            .collect();
         hear_of(shared, &vertices, &member.address);
     }
     Ok(())

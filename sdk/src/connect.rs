@@ -27,9 +27,18 @@ impl Address {
     /// Reads an address; `host:port` alone is taken for plain HTTP.
     pub(crate) fn parse(text: &str) -> Result<Self, Error> {
         let text = text.trim().trim_end_matches('/');
-        let whole = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
-        let wrong = |problem: String| Error::Address { address: text.to_owned(), problem };
-        let uri: http::Uri = whole.parse().map_err(|error: http::uri::InvalidUri| wrong(error.to_string()))?;
+        let whole = if text.contains("://") {
+            text.to_owned()
+        } else {
+            format!("http://{text}")
+        };
+        let wrong = |problem: String| Error::Address {
+            address: text.to_owned(),
+            problem,
+        };
+        let uri: http::Uri = whole
+            .parse()
+            .map_err(|error: http::uri::InvalidUri| wrong(error.to_string()))?;
         if uri.host().is_none_or(str::is_empty) {
             return Err(wrong("it has no host".to_owned()));
         }
@@ -37,6 +46,11 @@ impl Address {
             return Err(wrong("it has no port".to_owned()));
         }
         Ok(Self(whole.into()))
+    }
+
+    /// In place of an address, where nobody knows it.
+    pub(crate) fn unknown() -> Self {
+        Self("".into())
     }
 
     /// The text.
@@ -71,8 +85,13 @@ pub(crate) struct ChannelOptions {
 impl ChannelOptions {
     fn open(&self, address: &Address) -> Result<Channel, Error> {
         let endpoint = Endpoint::from_shared(address.as_str().to_owned())
-            .and_then(|endpoint| endpoint.user_agent(concat!("cubecast-sdk/", env!("CARGO_PKG_VERSION"))))
-            .map_err(|error| Error::Address { address: address.to_string(), problem: error.to_string() })?;
+            .and_then(|endpoint| {
+                endpoint.user_agent(concat!("cubecast-sdk/", env!("CARGO_PKG_VERSION")))
+            })
+            .map_err(|error| Error::Address {
+                address: address.to_string(),
+                problem: error.to_string(),
+            })?;
         Ok(endpoint
             .connect_timeout(self.connect_timeout)
             .http2_keep_alive_interval(self.keep_alive_interval)
@@ -131,12 +150,18 @@ impl Peers {
     /// # Errors
     /// [`Error::Address`] when there is none, or one is not an address.
     pub(crate) fn new(options: ChannelOptions, addresses: &[Address]) -> Result<Self, Error> {
-        let peers = Self { options, state: Mutex::default() };
+        let peers = Self {
+            options,
+            state: Mutex::default(),
+        };
         for address in addresses {
             peers.add(address)?;
         }
         if peers.lock().peers.is_empty() {
-            return Err(Error::Address { address: String::new(), problem: "at least one is needed".to_owned() });
+            return Err(Error::Address {
+                address: String::new(),
+                problem: "at least one is needed".to_owned(),
+            });
         }
         Ok(peers)
     }
@@ -154,11 +179,18 @@ impl Peers {
         }
         if state.peers.len() >= PEERS_MAX {
             let problem = format!("{PEERS_MAX} peers are known already");
-            return Err(Error::Address { address: address.to_string(), problem });
+            return Err(Error::Address {
+                address: address.to_string(),
+                problem,
+            });
         }
         let key = PeerKey(state.peers.len());
         let channel = self.options.open(address)?;
-        state.peers.push(Peer { address: address.clone(), channel, down_until: None });
+        state.peers.push(Peer {
+            address: address.clone(),
+            channel,
+            down_until: None,
+        });
         state.by_address.insert(address.clone(), key);
         Ok(key)
     }
@@ -179,7 +211,11 @@ impl Peers {
 
     /// The addresses of all known peers, in the order in which they became known.
     pub(crate) fn addresses(&self) -> Vec<Address> {
-        self.lock().peers.iter().map(|peer| peer.address.clone()).collect()
+        self.lock()
+            .peers
+            .iter()
+            .map(|peer| peer.address.clone())
+            .collect()
     }
 
     /// The peer at home at this vertex, where known.
@@ -204,7 +240,9 @@ impl Peers {
             return state.chosen(key);
         }
         let count = state.peers.len();
-        let turn: Vec<PeerKey> = (0..count).map(|step| PeerKey((state.turn + step) % count)).collect();
+        let turn: Vec<PeerKey> = (0..count)
+            .map(|step| PeerKey((state.turn + step) % count))
+            .collect();
         let fresh = |key: &&PeerKey| !tried.contains(key);
         let key = turn
             .iter()
@@ -221,7 +259,9 @@ impl Peers {
     pub(crate) fn has_other(&self, tried: &[PeerKey]) -> bool {
         let now = Instant::now();
         let state = self.lock();
-        (0..state.peers.len()).map(PeerKey).any(|key| !tried.contains(&key) && state.is_up(key, now))
+        (0..state.peers.len())
+            .map(PeerKey)
+            .any(|key| !tried.contains(&key) && state.is_up(key, now))
     }
 
     /// A peer answered, so it is up.
@@ -241,7 +281,9 @@ impl Peers {
     /// The peer at this vertex answered for the topic. `false`: it is not known where that peer listens.
     pub(crate) fn learn(&self, topic: &str, vertex: &str) -> bool {
         let mut state = self.lock();
-        let Some(key) = state.by_vertex.get(vertex).copied() else { return false };
+        let Some(key) = state.by_vertex.get(vertex).copied() else {
+            return false;
+        };
         state.remember(topic, key);
         true
     }
@@ -256,11 +298,17 @@ impl Peers {
 impl State {
     fn chosen(&self, key: PeerKey) -> Option<Chosen> {
         let peer = self.peers.get(key.0)?;
-        Some(Chosen { key, address: peer.address.clone(), channel: peer.channel.clone() })
+        Some(Chosen {
+            key,
+            address: peer.address.clone(),
+            channel: peer.channel.clone(),
+        })
     }
 
     fn is_up(&self, key: PeerKey, now: Instant) -> bool {
-        self.peers.get(key.0).is_some_and(|peer| peer.down_until.is_none_or(|until| until <= now))
+        self.peers
+            .get(key.0)
+            .is_some_and(|peer| peer.down_until.is_none_or(|until| until <= now))
     }
 
     fn remember(&mut self, topic: &str, key: PeerKey) {
@@ -288,14 +336,22 @@ mod tests {
             keep_alive_interval: Duration::from_secs(1),
             keep_alive_timeout: Duration::from_secs(1),
         };
-        let addresses: Vec<_> = (0..count).map(|i| Address::parse(&format!("127.0.0.1:{}", 8000 + i)).unwrap()).collect();
+        let addresses: Vec<_> = (0..count)
+            .map(|i| Address::parse(&format!("127.0.0.1:{}", 8000 + i)).unwrap())
+            .collect();
         Peers::new(options, &addresses).unwrap()
     }
 
     #[test]
     fn address_gets_its_scheme_and_must_have_host_and_port() {
-        assert_eq!(Address::parse("127.0.0.1:8000/").unwrap().as_str(), "http://127.0.0.1:8000");
-        assert_eq!(Address::parse("http://[::1]:8000").unwrap().as_str(), "http://[::1]:8000");
+        assert_eq!(
+            Address::parse("127.0.0.1:8000/").unwrap().as_str(),
+            "http://127.0.0.1:8000"
+        );
+        assert_eq!(
+            Address::parse("http://[::1]:8000").unwrap().as_str(),
+            "http://[::1]:8000"
+        );
         for wrong in ["", "http://", "http://host", ":8000", "a b:1"] {
             assert!(Address::parse(wrong).is_err(), "{wrong:?}");
         }
@@ -304,7 +360,9 @@ mod tests {
     #[tokio::test]
     async fn peers_without_a_leader_take_turns() {
         let peers = peers(3);
-        let turns: Vec<_> = (0..4).map(|_| peers.choose(None, &[]).unwrap().key.0).collect();
+        let turns: Vec<_> = (0..4)
+            .map(|_| peers.choose(None, &[]).unwrap().key.0)
+            .collect();
         assert_eq!(turns, [0, 1, 2, 0]);
     }
 
@@ -315,13 +373,19 @@ mod tests {
         assert!(peers.learn("news", "010"));
         assert!(!peers.learn("news", "111"));
         assert_eq!(peers.choose(Some("news"), &[]).unwrap().key, PeerKey(2));
-        assert_eq!(peers.choose(Some("news"), &[PeerKey(2)]).unwrap().key, PeerKey(0));
+        assert_eq!(
+            peers.choose(Some("news"), &[PeerKey(2)]).unwrap().key,
+            PeerKey(0)
+        );
         peers.mark_down(PeerKey(2));
         assert_eq!(peers.choose(Some("news"), &[]).unwrap().key, PeerKey(1));
         peers.mark_up(PeerKey(2));
         assert_eq!(peers.choose(Some("news"), &[]).unwrap().key, PeerKey(2));
         peers.forget("news");
-        assert_ne!(peers.choose(Some("news"), &[PeerKey(2)]).unwrap().key, PeerKey(2));
+        assert_ne!(
+            peers.choose(Some("news"), &[PeerKey(2)]).unwrap().key,
+            PeerKey(2)
+        );
     }
 
     #[tokio::test]
@@ -348,7 +412,10 @@ mod tests {
             peers.learn(&format!("topic{number}"), "0");
         }
         let state = peers.lock();
-        assert_eq!((state.leaders.len(), state.leader_order.len()), (LEADERS_MAX, LEADERS_MAX));
+        assert_eq!(
+            (state.leaders.len(), state.leader_order.len()),
+            (LEADERS_MAX, LEADERS_MAX)
+        );
         assert!(!state.leaders.contains_key("topic9") && state.leaders.contains_key("topic10"));
     }
 }

@@ -23,7 +23,7 @@ pub(crate) type Attempt<T> = Result<tonic::Response<T>, Status>;
 /// Why a call failed.
 ///
 /// All but [`Error::OutcomeUnknown`] are definite: what was asked for did not happen.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A peer refused the call, or all peers that were asked within the deadline did; this is the last refusal.
@@ -94,7 +94,9 @@ impl Error {
     /// The failure of the last attempt, where there was one.
     pub fn failure(&self) -> Option<&Failure> {
         match self {
-            Self::Refused(last) | Self::OutcomeUnknown { last, .. } | Self::Unreachable { last, .. } => Some(last),
+            Self::Refused(last)
+            | Self::OutcomeUnknown { last, .. }
+            | Self::Unreachable { last, .. } => Some(last),
             _ => None,
         }
     }
@@ -108,9 +110,15 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Refused(failure) => {
-                failure.retry_after.is_some() || matches!(failure.code, Code::Unavailable | Code::DeadlineExceeded | Code::Aborted)
+                failure.retry_after.is_some()
+                    || matches!(
+                        failure.code,
+                        Code::Unavailable | Code::DeadlineExceeded | Code::Aborted
+                    )
             }
-            Self::OutcomeUnknown { .. } | Self::DeadlineExceeded { .. } | Self::Unreachable { .. } => true,
+            Self::OutcomeUnknown { .. }
+            | Self::DeadlineExceeded { .. }
+            | Self::Unreachable { .. } => true,
             Self::Address { .. } | Self::Answer { .. } => false,
         }
     }
@@ -189,9 +197,13 @@ impl Failure {
             code,
             reason,
             message: words(status),
-            facts: info.map(|info| info.metadata.clone().into_iter().collect()).unwrap_or_default(),
+            facts: info
+                .map(|info| info.metadata.clone().into_iter().collect())
+                .unwrap_or_default(),
             retry_after: details.retry_info().and_then(|info| info.retry_delay),
-            served_by: served_by.and_then(|value| value.to_str().ok()).map(str::to_owned),
+            served_by: served_by
+                .and_then(|value| value.to_str().ok())
+                .map(str::to_owned),
             address,
             fate: fate(status, code, info.is_some()),
         }
@@ -217,7 +229,12 @@ impl fmt::Display for Failure {
         match self.reason() {
             Some(reason) => {
                 let name = reason.as_str_name();
-                write!(f, "{} ({})", self.message, name.strip_prefix(REASON_PREFIX).unwrap_or(name))
+                write!(
+                    f,
+                    "{} ({})",
+                    self.message,
+                    name.strip_prefix(REASON_PREFIX).unwrap_or(name)
+                )
             }
             None => write!(f, "{}: {} ({:?})", self.address, self.message, self.code),
         }
@@ -238,7 +255,11 @@ fn words(status: &Status) -> String {
 /// What is known about the effect of a call that ended so. `is_ours`: a peer of cubecast said it.
 fn fate(status: &Status, code: Code, is_ours: bool) -> Fate {
     if is_ours {
-        return if code == Code::Unknown { Fate::Unknown } else { Fate::Nothing };
+        return if code == Code::Unknown {
+            Fate::Unknown
+        } else {
+            Fate::Nothing
+        };
     }
     let mut cause = std::error::Error::source(status);
     while let Some(error) = cause {
@@ -326,17 +347,25 @@ mod tests {
     }
 
     fn said(code: tonic::Code, reason: &str, facts: &[(&str, &str)]) -> Failure {
-        let facts: HashMap<_, _> = facts.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let facts: HashMap<_, _> = facts
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect();
         let mut details = ErrorDetails::with_error_info(reason, DOMAIN, facts);
         details.set_retry_info(Some(Duration::from_millis(7)));
-        Failure::from_status(&Status::with_error_details(code, "words", details), address())
+        Failure::from_status(
+            &Status::with_error_details(code, "words", details),
+            address(),
+        )
     }
 
     #[test]
     fn every_reason_comes_back() {
         let mut known = 0;
         for number in 1..200 {
-            let Ok(reason) = Reason::try_from(number) else { continue };
+            let Ok(reason) = Reason::try_from(number) else {
+                continue;
+            };
             let name = reason.as_str_name().strip_prefix(REASON_PREFIX).unwrap();
             let failure = said(tonic::Code::Unavailable, name, &[("limit", "3")]);
             assert_eq!(failure.reason(), Some(reason));
@@ -355,21 +384,39 @@ mod tests {
 
     #[test]
     fn only_outcome_unknown_of_a_peer_is_not_definite() {
-        assert_eq!(said(tonic::Code::Unknown, "OUTCOME_UNKNOWN", &[]).fate, Fate::Unknown);
-        assert_eq!(said(tonic::Code::Unavailable, "NO_LEADER", &[]).fate, Fate::Nothing);
+        assert_eq!(
+            said(tonic::Code::Unknown, "OUTCOME_UNKNOWN", &[]).fate,
+            Fate::Unknown
+        );
+        assert_eq!(
+            said(tonic::Code::Unavailable, "NO_LEADER", &[]).fate,
+            Fate::Nothing
+        );
     }
 
     #[test]
     fn failure_from_between_has_unknown_fate() {
-        for code in [tonic::Code::Unavailable, tonic::Code::Cancelled, tonic::Code::Internal, tonic::Code::Unknown] {
+        for code in [
+            tonic::Code::Unavailable,
+            tonic::Code::Cancelled,
+            tonic::Code::Internal,
+            tonic::Code::Unknown,
+        ] {
             let failure = Failure::from_status(&Status::new(code, "reset"), address());
-            assert_eq!((failure.reason(), failure.fate), (None, Fate::Unknown), "{code:?}");
+            assert_eq!(
+                (failure.reason(), failure.fate),
+                (None, Fate::Unknown),
+                "{code:?}"
+            );
         }
     }
 
     #[test]
     fn words_name_reason_or_address() {
-        assert_eq!(said(tonic::Code::NotFound, "TOPIC_NOT_FOUND", &[]).to_string(), "words (TOPIC_NOT_FOUND)");
+        assert_eq!(
+            said(tonic::Code::NotFound, "TOPIC_NOT_FOUND", &[]).to_string(),
+            "words (TOPIC_NOT_FOUND)"
+        );
         let other = Failure::from_status(&Status::new(tonic::Code::Internal, "reset"), address());
         assert_eq!(other.to_string(), "http://127.0.0.1:1: reset (Internal)");
     }

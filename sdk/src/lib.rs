@@ -1,10 +1,60 @@
+//! The client of cubecast, a replicated publish/subscribe log.
+//!
+//! ```no_run
+//! use cubecast_sdk::{Client, Error, PullOptions, Start};
+//!
+//! # async fn run() -> Result<(), Error> {
+//! let client = Client::connect(["http://127.0.0.1:8000", "http://127.0.0.1:8001"]).await?;
+//! client.create_topic("news").await?;
+//!
+//! client.create_publisher("agency").await?;
+//! client.publisher("agency").publish("news", ["rain", "sun"]).await?;
+//!
+//! client.create_subscriber("reader").await?;
+//! let news = client.subscriber("reader").subscribe("news", Start::Earliest).await?;
+//! let pulled = news.pull(PullOptions::new()).await?;
+//! news.acknowledge(pulled.next_offset).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A [`Client`] sends each call to the peer that leads the topic, as far as it knows, and to any other otherwise. A call that fails goes to another
+//! peer while the deadline allows, unless it may have happened and must not happen twice: then the error is [`Error::OutcomeUnknown`]. Every other
+//! error is definite. It never dials before the first call, never keeps a message that was not acknowledged, and shows no type of the gRPC
+//! library outside [`proto`].
+//!
+//! The modules in reading order: `client` (settings and start), `call` (one call with its attempts), `retry`, `connect` (peers and leaders), `error`;
+//! then what can be asked for: `admin` and `party` with `page`, `publish` with `message` and `lane`, `subscribe` with `received`; and `model` with `convert`, and [`proto`].
 #![deny(missing_docs)]
-//! x
+
+mod admin;
 mod call;
 mod client;
 mod connect;
+mod convert;
 mod error;
+mod lane;
+mod message;
+mod model;
+mod page;
+mod party;
 pub mod proto;
+mod publish;
+mod received;
 mod retry;
+mod subscribe;
+
+pub use admin::{Placed, TopicFilter};
 pub use client::{Builder, Client};
 pub use error::{Code, Error, Failure, Reason};
+pub use message::{Message, Published};
+pub use model::{
+    AckLevel, Cluster, Consistency, Location, Member, MemberState, Neighbour, NodeStatus, Party,
+    Placement, ReadSource, Replica, ReplicaRole, ReplicaState, Shard, Start, SubscriptionInfo,
+    Topic, VertexStatus,
+};
+pub use page::{Page, PageRequest};
+pub use party::SubscriptionFilter;
+pub use publish::Publisher;
+pub use received::{Header, Origin, Pulled, PulledIter, Received};
+pub use subscribe::{PullOptions, Subscribed, Subscriber, Subscription};

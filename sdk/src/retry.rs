@@ -74,7 +74,6 @@ fn decide_refusal(failure: &Failure) -> Verdict {
         },
         Reason::NoLeader
         | Reason::NoQuorum
-        | Reason::SequenceGap
         | Reason::CursorMoved
         | Reason::LeaseHeld
         | Reason::ChangeInProgress => Verdict::Again(Place::Any),
@@ -86,16 +85,20 @@ fn decide_refusal(failure: &Failure) -> Verdict {
         | Reason::StorageFailed
         | Reason::ReplicaDamaged
         | Reason::DeadlineExceeded => Verdict::Again(Place::Elsewhere),
+        // SequenceGap too: this SDK sends a sequence only when the one before it is answered, so that waiting fills no gap.
         // A reason of a newer version: go by what every version says.
-        Reason::Unspecified if failure.retry_after.is_some() || failure.code == Code::Unavailable => Verdict::Again(Place::Elsewhere),
+        Reason::Unspecified
+            if failure.retry_after.is_some() || failure.code == Code::Unavailable =>
+        {
+            Verdict::Again(Place::Elsewhere)
+        }
         _ => Verdict::Fail,
     }
 }
 
-/// A refusal that every attempt of the same request meets, so that an earlier attempt of unknown fate met it too.
+/// A refusal for what the request is, which every attempt meets, so that an earlier one of unknown fate met it too.
 pub(crate) fn is_refused_always(failure: &Failure) -> bool {
-    matches!(failure.code, Code::InvalidArgument | Code::PermissionDenied | Code::Unauthenticated | Code::Unimplemented)
-        || failure.reason == Reason::RequestTooLarge
+    failure.code == Code::InvalidArgument || failure.reason == Reason::RequestTooLarge
 }
 
 /// Pauses between attempts: exponential with full jitter, so that callers that failed together do not come back together
@@ -111,7 +114,9 @@ pub(crate) struct Backoff {
 impl Backoff {
     /// The pause before attempt `attempt` (1 is the first repetition). `share` is random, 0 to 1. Not shorter than what the peer asks for.
     pub(crate) fn pause(self, attempt: u32, share: f64, asked: Option<Duration>) -> Duration {
-        let doubled = self.first.saturating_mul(1 << attempt.saturating_sub(1).min(16));
+        let doubled = self
+            .first
+            .saturating_mul(1 << attempt.saturating_sub(1).min(16));
         let jitter = doubled.min(self.max).mul_f64(share.clamp(0.0, 1.0));
         asked.unwrap_or_default().saturating_add(jitter)
     }
@@ -145,22 +150,34 @@ mod tests {
     fn unknown_fate_is_repeated_only_when_repeatable() {
         assert_eq!(decide(&reset(), Repeat::Never, false), Verdict::Fail);
         for repeat in [Repeat::Read, Repeat::Write, Repeat::Delete] {
-            assert_eq!(decide(&reset(), repeat, false), Verdict::Again(Place::Elsewhere));
+            assert_eq!(
+                decide(&reset(), repeat, false),
+                Verdict::Again(Place::Elsewhere)
+            );
         }
     }
 
     #[test]
     fn request_that_never_left_is_repeated_always() {
         let refused = failure(Reason::Unspecified, Code::Unavailable, Fate::NotSent);
-        assert_eq!(decide(&refused, Repeat::Never, false), Verdict::Again(Place::Elsewhere));
+        assert_eq!(
+            decide(&refused, Repeat::Never, false),
+            Verdict::Again(Place::Elsewhere)
+        );
     }
 
     #[test]
     fn refusal_with_hope_is_repeated_always() {
         let no_leader = failure(Reason::NoLeader, Code::Unavailable, Fate::Nothing);
-        assert_eq!(decide(&no_leader, Repeat::Never, false), Verdict::Again(Place::Any));
+        assert_eq!(
+            decide(&no_leader, Repeat::Never, false),
+            Verdict::Again(Place::Any)
+        );
         let stopping = failure(Reason::ShuttingDown, Code::Unavailable, Fate::Nothing);
-        assert_eq!(decide(&stopping, Repeat::Never, false), Verdict::Again(Place::Elsewhere));
+        assert_eq!(
+            decide(&stopping, Repeat::Never, false),
+            Verdict::Again(Place::Elsewhere)
+        );
     }
 
     #[test]
@@ -170,19 +187,33 @@ mod tests {
             (Reason::TopicAlreadyExists, Code::AlreadyExists),
             (Reason::MessageTooLarge, Code::InvalidArgument),
             (Reason::SessionUnknown, Code::FailedPrecondition),
+            (Reason::SequenceGap, Code::FailedPrecondition),
             (Reason::StorageFull, Code::ResourceExhausted),
             (Reason::DataLost, Code::DataLoss),
         ] {
-            assert_eq!(decide(&failure(reason, code, Fate::Nothing), Repeat::Read, false), Verdict::Fail, "{reason:?}");
+            assert_eq!(
+                decide(&failure(reason, code, Fate::Nothing), Repeat::Read, false),
+                Verdict::Fail,
+                "{reason:?}"
+            );
         }
     }
 
     #[test]
     fn not_leader_leads_to_the_leader() {
         let mut not_leader = failure(Reason::NotLeader, Code::FailedPrecondition, Fate::Nothing);
-        assert_eq!(decide(&not_leader, Repeat::Never, false), Verdict::Again(Place::Elsewhere));
-        not_leader.facts.insert("leader_address".to_owned(), "http://127.0.0.1:8004".to_owned());
-        assert_eq!(decide(&not_leader, Repeat::Never, false), Verdict::Again(Place::Leader("http://127.0.0.1:8004".to_owned())));
+        assert_eq!(
+            decide(&not_leader, Repeat::Never, false),
+            Verdict::Again(Place::Elsewhere)
+        );
+        not_leader.facts.insert(
+            "leader_address".to_owned(),
+            "http://127.0.0.1:8004".to_owned(),
+        );
+        assert_eq!(
+            decide(&not_leader, Repeat::Never, false),
+            Verdict::Again(Place::Leader("http://127.0.0.1:8004".to_owned()))
+        );
     }
 
     #[test]
@@ -195,10 +226,18 @@ mod tests {
 
     #[test]
     fn pause_doubles_up_to_its_bound_and_honours_the_peer() {
-        let backoff = Backoff { first: Duration::from_millis(10), max: Duration::from_millis(50) };
-        let pauses: Vec<_> = (1..5).map(|attempt| backoff.pause(attempt, 1.0, None).as_millis()).collect();
+        let backoff = Backoff {
+            first: Duration::from_millis(10),
+            max: Duration::from_millis(50),
+        };
+        let pauses: Vec<_> = (1..5)
+            .map(|attempt| backoff.pause(attempt, 1.0, None).as_millis())
+            .collect();
         assert_eq!(pauses, [10, 20, 40, 50]);
         assert_eq!(backoff.pause(1000, 0.0, None), Duration::ZERO);
-        assert_eq!(backoff.pause(1, 0.5, Some(Duration::from_millis(100))), Duration::from_millis(105));
+        assert_eq!(
+            backoff.pause(1, 0.5, Some(Duration::from_millis(100))),
+            Duration::from_millis(105)
+        );
     }
 }

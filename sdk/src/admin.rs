@@ -1,0 +1,290 @@
+//! Topics, and the cluster: make, find, list and delete; and ask how it is.
+//!
+//! Each creation carries an id of its own, so that it can be repeated without being refused as a duplicate of itself. Begin with
+//! [`Client::create_topic`].
+
+use futures::stream::BoxStream;
+
+use crate::call::{self, Call, Method, Target};
+use crate::client::Client;
+use crate::connect::Address;
+use crate::error::Error;
+use crate::model::{Cluster, Consistency, Location, NodeStatus, Placement, Topic, required};
+use crate::page::{Page, PageRequest, pages};
+use crate::proto::v1;
+
+/// Something with the place where it lives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Placed<T> {
+    /// The thing.
+    pub item: T,
+    /// Where it lives.
+    pub placement: Placement,
+}
+
+/// Which topics to list; the default is all.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TopicFilter {
+    /// Only those that this publisher created.
+    pub publisher: Option<String>,
+    /// Only those whose name begins so.
+    pub prefix: Option<String>,
+}
+
+/// Topics.
+impl Client {
+    /// Creates a topic.
+    ///
+    /// ```no_run
+    /// # async fn run(client: cubecast_sdk::Client) -> Result<(), cubecast_sdk::Error> {
+    /// let created = client.create_topic("news").await?;
+    /// println!("owner {}, replicas {:?}", created.placement.owner, created.placement.replicas);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with `TopicAlreadyExists` or `NameInvalid`; and what any call can have.
+    pub async fn create_topic(&self, topic: &str) -> Result<Placed<Topic>, Error> {
+        self.create_topic_by(topic, "").await
+    }
+
+    /// Creates a topic in the name of a publisher; empty: of nobody.
+    pub(crate) async fn create_topic_by(
+        &self,
+        topic: &str,
+        publisher: &str,
+    ) -> Result<Placed<Topic>, Error> {
+        let request = v1::CreateTopicRequest {
+            topic: topic.to_owned(),
+            publisher: publisher.to_owned(),
+            request_id: request_id(),
+        };
+        let answer: v1::CreateTopicResponse = self
+            .call(Call::new(&call::CREATE_TOPIC).about(topic), &request)
+            .await?;
+        placed(answer.topic, "topic", answer.placement)
+    }
+
+    /// Tells about a topic.
+    ///
+    /// ```no_run
+    /// # async fn run(client: cubecast_sdk::Client) -> Result<(), cubecast_sdk::Error> {
+    /// let topic = client.topic("news", cubecast_sdk::Consistency::Leader).await?.item;
+    /// println!("{} messages", topic.next_offset - topic.first_offset);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with `TopicNotFound`; and what any call can have.
+    pub async fn topic(
+        &self,
+        topic: &str,
+        consistency: Consistency,
+    ) -> Result<Placed<Topic>, Error> {
+        let request = v1::GetTopicRequest {
+            topic: topic.to_owned(),
+            consistency: v1::ReadConsistency::from(consistency).into(),
+        };
+        let call = reading(&call::GET_TOPIC, topic, consistency);
+        let answer: v1::GetTopicResponse = self.call(call, &request).await?;
+        placed(answer.topic, "topic", answer.placement)
+    }
+
+    /// Lists topics, page after page, ordered by owner vertex, then name. The stream ends after an error.
+    ///
+    /// ```no_run
+    /// # async fn run(client: cubecast_sdk::Client) -> Result<(), cubecast_sdk::Error> {
+    /// use futures::TryStreamExt;
+    ///
+    /// let mut topics = client.topics(cubecast_sdk::TopicFilter::default());
+    /// while let Some(topic) = topics.try_next().await? {
+    ///     println!("{}", topic.name);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn topics(&self, filter: TopicFilter) -> BoxStream<'static, Result<Topic, Error>> {
+        let client = self.clone();
+        pages(move |page| {
+            let (client, filter) = (client.clone(), filter.clone());
+            async move { client.topics_page(&filter, page).await }
+        })
+    }
+
+    /// One page of [`Self::topics`].
+    ///
+    /// ```no_run
+    /// # async fn run(client: cubecast_sdk::Client) -> Result<(), cubecast_sdk::Error> {
+    /// use cubecast_sdk::{PageRequest, TopicFilter};
+    ///
+    /// let page = client.topics_page(&TopicFilter::default(), PageRequest { size: 10, ..PageRequest::default() }).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with `PageTokenInvalid`; and what any call can have.
+    pub async fn topics_page(
+        &self,
+        filter: &TopicFilter,
+        page: PageRequest,
+    ) -> Result<Page<Topic>, Error> {
+        let request = v1::ListTopicsRequest {
+            page_size: page.wire_size(),
+            page_token: page.token,
+            publisher: filter.publisher.clone().unwrap_or_default(),
+            prefix: filter.prefix.clone().unwrap_or_default(),
+        };
+        let answer: v1::ListTopicsResponse =
+            self.call(Call::new(&call::LIST_TOPICS), &request).await?;
+        Ok(Page::new(answer.topics, answer.next_page_token))
+    }
+
+    /// Deletes a topic with its messages and subscriptions. When an attempt had no answer and a further one finds no such topic, that is
+    /// success.
+    ///
+    /// ```no_run
+    /// # async fn run(client: cubecast_sdk::Client) -> Result<(), cubecast_sdk::Error> {
+    /// client.delete_topic("news").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with `TopicNotFound`; and what any call can have.
+    pub async fn delete_topic(&self, topic: &str) -> Result<(), Error> {
+        let request = v1::DeleteTopicRequest {
+            topic: topic.to_owned(),
+        };
+        let _: v1::DeleteTopicResponse = self
+            .call(Call::new(&call::DELETE_TOPIC).about(topic), &request)
+            .await?;
+        Ok(())
+    }
+
+    /// Tells where a topic lives, or would live.
+    ///
+    /// ```no_run
+    /// # async fn run(client: cubecast_sdk::Client) -> Result<(), cubecast_sdk::Error> {
+    /// let location = client.locate_topic("news").await?;
+    /// println!("owner {}, led by {:?}", location.placement.owner, location.placement.leader);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with `NameInvalid`; and what any call can have.
+    pub async fn locate_topic(&self, topic: &str) -> Result<Location, Error> {
+        let request = v1::LocateTopicRequest {
+            topic: topic.to_owned(),
+        };
+        let answer: v1::LocateTopicResponse =
+            self.call(Call::new(&call::LOCATE_TOPIC), &request).await?;
+        Ok(answer.into())
+    }
+}
+
+/// The cluster.
+impl Client {
+    /// Asks one peer about itself. It is named by its address, or by its vertex when it is known who is there.
+    ///
+    /// ```no_run
+    /// # async fn run(client: cubecast_sdk::Client) -> Result<(), cubecast_sdk::Error> {
+    /// let status = client.node_status("100").await?;
+    /// println!("peer {} has {} shards", status.peer, status.shards.len());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Address`] when the peer is neither known nor an address; [`Error::Unreachable`]; and what any call can have.
+    pub async fn node_status(&self, peer: &str) -> Result<NodeStatus, Error> {
+        let peers = &self.shared.peers;
+        let key = match peers.at_vertex(peer) {
+            Some(key) => key,
+            None => peers.add(&Address::parse(peer)?)?,
+        };
+        let call = Call::new(&call::GET_NODE_STATUS).at(Target::Only(key));
+        let answer: v1::GetNodeStatusResponse =
+            self.call(call, &v1::GetNodeStatusRequest {}).await?;
+        Ok(answer.into())
+    }
+
+    /// Asks any peer how it sees the cluster.
+    ///
+    /// ```no_run
+    /// # async fn run(client: cubecast_sdk::Client) -> Result<(), cubecast_sdk::Error> {
+    /// for member in client.cluster().await?.members {
+    ///     println!("{} at {}", member.peer, member.address);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// What any call can have.
+    pub async fn cluster(&self) -> Result<Cluster, Error> {
+        let answer: v1::GetClusterResponse = self
+            .call(Call::new(&call::GET_CLUSTER), &v1::GetClusterRequest {})
+            .await?;
+        Ok(answer.into())
+    }
+}
+
+/// A read about a topic: for the leader unless any replica will do.
+pub(crate) fn reading<'a>(
+    method: &'static Method,
+    topic: &'a str,
+    consistency: Consistency,
+) -> Call<'a> {
+    let call = Call::new(method);
+    if consistency == Consistency::Eventual {
+        call
+    } else {
+        call.about(topic)
+    }
+}
+
+/// A UUID of version 4, as text.
+pub(crate) fn request_id() -> String {
+    let random: u128 = rand::random();
+    let bits = random & !(0xf << 76) & !(0b11 << 62) | 4 << 76 | 0b10 << 62;
+    let hex = format!("{bits:032x}");
+    let parts = [
+        hex.get(..8),
+        hex.get(8..12),
+        hex.get(12..16),
+        hex.get(16..20),
+        hex.get(20..),
+    ];
+    parts.map(Option::unwrap_or_default).join("-")
+}
+
+pub(crate) fn placed<T, U: From<T>>(
+    item: Option<T>,
+    field: &'static str,
+    placement: Option<v1::Placement>,
+) -> Result<Placed<U>, Error> {
+    Ok(Placed {
+        item: required(item, field)?.into(),
+        placement: required(placement, "placement")?.into(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn request_id_is_a_uuid_of_version_4() {
+        let id = request_id();
+        let lengths: Vec<_> = id.split('-').map(str::len).collect();
+        assert_eq!(lengths, [8, 4, 4, 4, 12]);
+        assert_eq!(id.as_bytes()[14], b'4');
+        assert!(matches!(id.as_bytes()[19], b'8' | b'9' | b'a' | b'b'));
+        assert_ne!(id, request_id());
+    }
+}

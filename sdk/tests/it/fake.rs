@@ -1,0 +1,387 @@
+//! Peers that keep one log in memory and fail on command: enough of cubecast to see what the SDK does when things go wrong.
+//!
+//! All peers of a [`FakeCluster`] share the log, as if every call were forwarded. Begin with [`FakeCluster::start`].
+
+use std::collections::{HashMap, VecDeque};
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Buf, BufMut, Bytes};
+use cubecast_sdk::proto::v1;
+use prost::Message;
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+/// What a peer does with the next call in place of answering it.
+#[derive(Debug, Clone)]
+pub enum Fault {
+    /// Does what is asked, and the answer is lost.
+    LoseAnswer,
+    /// Does nothing and never answers.
+    Hang,
+    /// Refuses with this code, reason and one fact.
+    Refuse(Code, &'static str, &'static str, String),
+}
+
+/// A call as a peer received it.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    pub peer: usize,
+    pub method: String,
+    pub request: Bytes,
+}
+
+/// The peers.
+pub struct FakeCluster {
+    pub addresses: Vec<String>,
+    state: Arc<Mutex<State>>,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct State {
+    faults: HashMap<usize, VecDeque<Fault>>,
+    seen: Vec<Seen>,
+    messages: Vec<v1::Message>,
+    /// First offsets by session and sequence.
+    sequences: HashMap<(u64, u64), u64>,
+    cursor: u64,
+    topics: HashMap<String, String>,
+    /// The vertex that answers all calls.
+    leader: Option<String>,
+}
+
+impl FakeCluster {
+    /// Starts `count` peers at vertices 0, 1, … of a cube of three dimensions.
+    pub async fn start(count: usize) -> Self {
+        let state = Arc::new(Mutex::new(State::default()));
+        let mut addresses = Vec::new();
+        let mut tasks = Vec::new();
+        for peer in 0..count {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            addresses.push(format!("http://{}", listener.local_addr().unwrap()));
+            let fake = FakePeer {
+                peer,
+                state: Arc::clone(&state),
+            };
+            tasks.push(tokio::spawn(async move {
+                let incoming = TcpListenerStream::new(listener);
+                tonic::transport::Server::builder()
+                    .add_service(fake)
+                    .serve_with_incoming(incoming)
+                    .await
+                    .unwrap();
+            }));
+        }
+        Self {
+            addresses,
+            state,
+            tasks,
+        }
+    }
+
+    pub fn fail(&self, peer: usize, fault: Fault) {
+        self.state
+            .lock()
+            .unwrap()
+            .faults
+            .entry(peer)
+            .or_default()
+            .push_back(fault);
+    }
+
+    /// The peer's calls are answered in the name of this vertex from now on.
+    pub fn lead(&self, vertex: &str) {
+        self.state.lock().unwrap().leader = Some(vertex.to_owned());
+    }
+
+    /// Forgets all sessions.
+    pub fn forget_sessions(&self) {
+        self.state.lock().unwrap().sequences.clear();
+    }
+
+    /// The calls of this method so far.
+    pub fn seen(&self, method: &str) -> Vec<Seen> {
+        let state = self.state.lock().unwrap();
+        state
+            .seen
+            .iter()
+            .filter(|seen| seen.method == method)
+            .cloned()
+            .collect()
+    }
+
+    pub fn payloads(&self) -> Vec<String> {
+        let state = self.state.lock().unwrap();
+        state
+            .messages
+            .iter()
+            .map(|message| String::from_utf8(message.payload.to_vec()).unwrap())
+            .collect()
+    }
+
+    pub fn cursor(&self) -> u64 {
+        self.state.lock().unwrap().cursor
+    }
+}
+
+impl Drop for FakeCluster {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(tokio::task::JoinHandle::abort);
+    }
+}
+
+pub fn refusal(code: Code, reason: &str, key: &str, value: &str) -> Status {
+    let facts = HashMap::from([(key.to_owned(), value.to_owned())]);
+    Status::with_error_details(
+        code,
+        "refused by the test",
+        ErrorDetails::with_error_info(reason, "cubecast", facts),
+    )
+}
+
+impl State {
+    fn handle(&mut self, peer: usize, method: &str, request: Bytes) -> Result<Vec<u8>, Status> {
+        match method {
+            "GetNodeStatus" => Ok(v1::GetNodeStatusResponse {
+                vertex: format!("{peer:03b}"),
+                ..Default::default()
+            }
+            .encode_to_vec()),
+            "CreateTopic" => self.create_topic(v1::CreateTopicRequest::decode(request).unwrap()),
+            "DeleteTopic" => {
+                let topic = v1::DeleteTopicRequest::decode(request).unwrap().topic;
+                self.topics
+                    .remove(&topic)
+                    .ok_or_else(|| refusal(Code::NotFound, "TOPIC_NOT_FOUND", "topic", &topic))?;
+                Ok(v1::DeleteTopicResponse::default().encode_to_vec())
+            }
+            "Publish" => self.publish(v1::PublishRequest::decode(request).unwrap()),
+            "Subscribe" => {
+                let subscription = Some(v1::Subscription::default());
+                Ok(v1::SubscribeResponse {
+                    subscription,
+                    ..Default::default()
+                }
+                .encode_to_vec())
+            }
+            "Pull" => Ok(self.pull(&v1::PullRequest::decode(request).unwrap())),
+            other => Err(Status::unimplemented(other)),
+        }
+    }
+
+    fn create_topic(&mut self, request: v1::CreateTopicRequest) -> Result<Vec<u8>, Status> {
+        let known = self
+            .topics
+            .entry(request.topic.clone())
+            .or_insert_with(|| request.request_id.clone());
+        if *known != request.request_id {
+            return Err(refusal(
+                Code::AlreadyExists,
+                "TOPIC_ALREADY_EXISTS",
+                "topic",
+                &request.topic,
+            ));
+        }
+        let topic = Some(v1::Topic {
+            name: request.topic,
+            ..Default::default()
+        });
+        let placement = Some(v1::Placement {
+            owner: "100".to_owned(),
+            ..Default::default()
+        });
+        Ok(v1::CreateTopicResponse { topic, placement }.encode_to_vec())
+    }
+
+    fn publish(&mut self, request: v1::PublishRequest) -> Result<Vec<u8>, Status> {
+        if let Some(index) = request
+            .messages
+            .iter()
+            .position(|message| message.payload.len() > 1000)
+        {
+            return Err(refusal(
+                Code::InvalidArgument,
+                "MESSAGE_TOO_LARGE",
+                "index",
+                &index.to_string(),
+            ));
+        }
+        let mut answer = v1::PublishResponse {
+            first_offset: self.messages.len() as u64,
+            message_count: u32::try_from(request.messages.len()).unwrap(),
+            ..Default::default()
+        };
+        if let Some(v1::PublishSequence { session, sequence }) = request.sequence {
+            if let Some(first_offset) = self.sequences.get(&(session, sequence)) {
+                (answer.first_offset, answer.is_duplicate) = (*first_offset, true);
+                return Ok(answer.encode_to_vec());
+            }
+            if sequence > 0 && !self.sequences.contains_key(&(session, sequence - 1)) {
+                return Err(refusal(
+                    Code::FailedPrecondition,
+                    "SESSION_UNKNOWN",
+                    "session",
+                    &session.to_string(),
+                ));
+            }
+            self.sequences
+                .insert((session, sequence), answer.first_offset);
+        }
+        self.messages.extend(request.messages);
+        Ok(answer.encode_to_vec())
+    }
+
+    fn pull(&mut self, request: &v1::PullRequest) -> Vec<u8> {
+        self.cursor = self.cursor.max(request.acknowledge_to.unwrap_or_default());
+        let from = usize::try_from(self.cursor).unwrap();
+        let messages: Vec<_> = self
+            .messages
+            .iter()
+            .skip(from)
+            .take(request.max_messages as usize)
+            .cloned()
+            .collect();
+        let next_offset = self.cursor + messages.len() as u64;
+        let batch = v1::MessageBatch {
+            base_offset: self.cursor,
+            messages,
+            ..Default::default()
+        };
+        let batches = Some(batch)
+            .filter(|batch| !batch.messages.is_empty())
+            .into_iter()
+            .collect();
+        v1::PullResponse {
+            batches,
+            next_offset,
+            cursor: self.cursor,
+            ..Default::default()
+        }
+        .encode_to_vec()
+    }
+}
+
+#[derive(Clone)]
+struct FakePeer {
+    peer: usize,
+    state: Arc<Mutex<State>>,
+}
+
+impl FakePeer {
+    async fn answer(
+        self,
+        method: String,
+        request: Bytes,
+    ) -> Result<tonic::Response<Vec<u8>>, Status> {
+        let fault = {
+            let mut state = self.state.lock().unwrap();
+            state.seen.push(Seen {
+                peer: self.peer,
+                method: method.clone(),
+                request: request.clone(),
+            });
+            let faults = state
+                .faults
+                .get_mut(&self.peer)
+                .filter(|_| method != "GetNodeStatus");
+            faults.and_then(VecDeque::pop_front)
+        };
+        match fault {
+            Some(Fault::Hang) => tokio::time::sleep(Duration::from_secs(600)).await,
+            Some(Fault::Refuse(code, reason, key, value)) => {
+                return Err(refusal(code, reason, key, &value));
+            }
+            Some(Fault::LoseAnswer) | None => (),
+        }
+        let mut state = self.state.lock().unwrap();
+        let answer = state.handle(self.peer, &method, request)?;
+        if matches!(fault, Some(Fault::LoseAnswer)) {
+            return Err(Status::unavailable("the connection was reset"));
+        }
+        let vertex = state
+            .leader
+            .clone()
+            .unwrap_or_else(|| format!("{:03b}", self.peer));
+        let mut response = tonic::Response::new(answer);
+        response
+            .metadata_mut()
+            .insert("cubecast-served-by", vertex.parse().unwrap());
+        Ok(response)
+    }
+}
+
+impl tonic::server::NamedService for FakePeer {
+    const NAME: &'static str = "cubecast.v1.PeerService";
+}
+
+impl tower::Service<http::Request<tonic::body::Body>> for FakePeer {
+    type Response = http::Response<tonic::body::Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {
+        let fake = self.clone();
+        let method = request
+            .uri()
+            .path()
+            .rsplit('/')
+            .next()
+            .unwrap_or_default()
+            .to_owned();
+        Box::pin(async move {
+            let service = tower::service_fn(move |request: tonic::Request<Bytes>| {
+                fake.clone().answer(method.clone(), request.into_inner())
+            });
+            Ok(tonic::server::Grpc::new(Raw).unary(service, request).await)
+        })
+    }
+}
+
+/// Leaves bytes as they are.
+#[derive(Clone, Copy)]
+struct Raw;
+
+impl Codec for Raw {
+    type Encode = Vec<u8>;
+    type Decode = Bytes;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for Raw {
+    type Item = Vec<u8>;
+    type Error = Status;
+
+    fn encode(&mut self, item: Vec<u8>, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buffer.put_slice(&item);
+        Ok(())
+    }
+}
+
+impl Decoder for Raw {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        Ok(Some(buffer.copy_to_bytes(buffer.remaining())))
+    }
+}
