@@ -19,10 +19,23 @@ pub(super) struct Arguments {
 }
 
 pub(super) async fn run(arguments: Arguments, session: &mut Session<'_>) -> Result<()> {
-    let Arguments { topic, next_offset, subscriber } = &arguments;
-    let subscription = session.client().subscriber(subscriber.as_str()).subscription(topic);
-    let cursor = session.call("Acknowledge", subscription.acknowledge(*next_offset)).await?;
-    let record = Cursor { topic, subscriber, next_offset: cursor };
+    let Arguments {
+        topic,
+        next_offset,
+        subscriber,
+    } = &arguments;
+    let subscription = session
+        .client()
+        .subscriber(subscriber.as_str())
+        .subscription(topic);
+    let cursor = session
+        .call("Acknowledge", subscription.acknowledge(*next_offset))
+        .await?;
+    let record = Cursor {
+        topic,
+        subscriber,
+        next_offset: cursor,
+    };
     let words = format_args!("{subscriber} has acknowledged {topic} up to next offset {cursor}");
     Ok(session.output.line(words, &record)?)
 }

@@ -24,11 +24,25 @@ const CHOSEN_BY_DEV: [&str; 4] = ["peer", "port", "advertise", "peers"];
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Options of every command")]
 pub(super) struct Global {
-    /// Address of a peer, such as <http://127.0.0.1:8000>; several with commas or by repetition [default: the eight of `cubecast dev`]
-    #[arg(long, global = true, value_name = "URL", value_delimiter = ',', env = "CUBECAST_ADDRESS", hide_env_values = true)]
+    /// Address of a peer, such as 127.0.0.1:8000; several with commas or by repetition [default: the eight of `cubecast dev`]
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        value_delimiter = ',',
+        env = "CUBECAST_ADDRESS",
+        hide_env_values = true
+    )]
     address: Vec<String>,
     /// How the data on standard output looks; json is one object per line
-    #[arg(long, global = true, value_enum, default_value_t, env = "CUBECAST_OUTPUT", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        env = "CUBECAST_OUTPUT",
+        hide_env_values = true
+    )]
     pub(super) output: Format,
     /// Tell on standard error how long each call took
     #[arg(long, global = true)]
@@ -42,14 +56,19 @@ impl Global {
     /// The addresses that were given; none when there were none.
     pub(super) fn given_addresses(&self) -> Vec<String> {
         let given = self.address.iter().map(|address| address.trim());
-        given.filter(|address| !address.is_empty()).map(str::to_owned).collect()
+        given
+            .filter(|address| !address.is_empty())
+            .map(str::to_owned)
+            .collect()
     }
 
     /// The addresses to ask.
     pub(super) fn addresses(&self) -> Vec<String> {
         let given = self.given_addresses();
         if given.is_empty() {
-            DEV_PORTS.map(|port| format!("http://127.0.0.1:{port}")).collect()
+            DEV_PORTS
+                .map(|port| format!("http://127.0.0.1:{port}"))
+                .collect()
         } else {
             given
         }
@@ -113,12 +132,16 @@ pub(super) fn start(text: &str) -> Result<Start, String> {
     match text {
         "earliest" => Ok(Start::Earliest),
         "latest" => Ok(Start::Latest),
-        _ if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) => {
-            text.parse().map(Start::Offset).map_err(|_| format!("{text} is too large for an offset"))
-        }
+        _ if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) => text
+            .parse()
+            .map(Start::Offset)
+            .map_err(|_| format!("{text} is too large for an offset")),
         _ => humantime::parse_rfc3339_weak(text)
             .map(Start::Time)
-            .map_err(|_| "it is not earliest, latest, an offset, or a time such as 2026-01-31T12:00:00Z".to_owned()),
+            .map_err(|_| {
+                "it is not earliest, latest, an offset, or a time such as 2026-01-31T12:00:00Z"
+                    .to_owned()
+            }),
     }
 }
 
@@ -136,7 +159,11 @@ impl Settings {
         if let Some(file) = &self.file {
             sources = sources.file(file.clone());
         }
-        self.flags.iter().fold(sources, |sources, (setting, value)| sources.flag(setting, value))
+        self.flags
+            .iter()
+            .fold(sources, |sources, (setting, value)| {
+                sources.flag(setting, value)
+            })
     }
 
     /// The settings, checked.
@@ -161,29 +188,52 @@ fn is_for_dev(setting: &Setting) -> bool {
 fn arguments(command: clap::Command, is_taken: fn(&Setting) -> bool) -> clap::Command {
     let file = Arg::new("config").long("config").value_name("FILE");
     let file = file.value_parser(clap::value_parser!(PathBuf));
-    let file = file.help("File with settings; `cubecast config example` prints one [env: CUBECAST_CONFIG]");
-    let settings = SETTINGS.iter().filter(|setting| is_taken(setting)).map(argument);
-    command.next_help_heading("Settings of the peer").arg(file).args(settings)
+    let file = file
+        .help("File with settings; `cubecast config example` prints one [env: CUBECAST_CONFIG]");
+    let settings = SETTINGS
+        .iter()
+        .filter(|setting| is_taken(setting))
+        .map(argument);
+    command
+        .next_help_heading("Settings of the peer")
+        .arg(file)
+        .args(settings)
 }
 
 fn argument(setting: &'static Setting) -> Arg {
-    let argument = Arg::new(setting.key).long(setting.flag()).action(ArgAction::Set);
-    let argument = argument.help(format!("{} [env: {}]", setting.help.trim_end_matches('.'), setting.variable()));
+    let argument = Arg::new(setting.key)
+        .long(setting.flag())
+        .action(ArgAction::Set);
+    let argument = argument.help(format!(
+        "{} [env: {}]",
+        setting.help.trim_end_matches('.'),
+        setting.variable()
+    ));
     match setting.kind {
         Kind::Text => argument.value_name("TEXT"),
         Kind::Number => argument.value_name("N"),
         Kind::Duration => argument.value_name("TIME"),
         Kind::List => argument.value_name("A,B,…"),
         // The flag alone says yes.
-        Kind::Truth => argument.value_name("true|false").num_args(0..=1).require_equals(true).default_missing_value("true"),
+        Kind::Truth => argument
+            .value_name("true|false")
+            .num_args(0..=1)
+            .require_equals(true)
+            .default_missing_value("true"),
     }
 }
 
 fn settings(matches: &ArgMatches, is_taken: fn(&Setting) -> bool) -> Settings {
-    let value = |setting: &'static Setting| Some((setting, matches.get_one::<String>(setting.key)?.clone()));
+    let value = |setting: &'static Setting| {
+        Some((setting, matches.get_one::<String>(setting.key)?.clone()))
+    };
     Settings {
         file: matches.get_one::<PathBuf>("config").cloned(),
-        flags: SETTINGS.iter().filter(|setting| is_taken(setting)).filter_map(value).collect(),
+        flags: SETTINGS
+            .iter()
+            .filter(|setting| is_taken(setting))
+            .filter_map(value)
+            .collect(),
     }
 }
 

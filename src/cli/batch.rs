@@ -44,7 +44,10 @@ impl<R: AsyncBufRead + Unpin> Lines<R> {
             self.reader.consume(end.map_or(taken, |end| end + 1));
             if self.partial.len() > LINE_BYTES_MAX {
                 let number = self.number + 1;
-                return Err(Failure::Failed(format!("line {number} has more than {LINE_BYTES_MAX} bytes")).into());
+                return Err(Failure::Failed(format!(
+                    "line {number} has more than {LINE_BYTES_MAX} bytes"
+                ))
+                .into());
             }
             if end.is_some() {
                 self.number += 1;
@@ -64,7 +67,11 @@ pub(super) struct Batches<R> {
 
 impl<R: AsyncBufRead + Unpin> Batches<R> {
     pub(super) fn new(reader: R) -> Self {
-        let lines = Lines { reader, partial: Vec::new(), number: 0 };
+        let lines = Lines {
+            reader,
+            partial: Vec::new(),
+            number: 0,
+        };
         Self { lines, held: None }
     }
 
@@ -119,14 +126,26 @@ mod tests {
     #[tokio::test]
     async fn lines_need_no_last_end_and_may_be_empty_or_no_text() {
         let lines = batches(b"one\n\na line longer than the buffer\n\xff\xfe").await;
-        assert_eq!(lines, [[&b"one"[..], b"", b"a line longer than the buffer", b"\xff\xfe"]]);
+        assert_eq!(
+            lines,
+            [[
+                &b"one"[..],
+                b"",
+                b"a line longer than the buffer",
+                b"\xff\xfe"
+            ]]
+        );
         assert!(batches(b"").await.is_empty());
         assert_eq!(batches(b"\n").await, [[b""]]);
     }
 
     #[tokio::test]
     async fn batch_has_no_more_messages_than_allowed() {
-        let counts: Vec<usize> = batches("x\n".repeat(2 * MESSAGES_MAX + 1).as_bytes()).await.iter().map(Vec::len).collect();
+        let counts: Vec<usize> = batches("x\n".repeat(2 * MESSAGES_MAX + 1).as_bytes())
+            .await
+            .iter()
+            .map(Vec::len)
+            .collect();
         assert_eq!(counts, [MESSAGES_MAX, MESSAGES_MAX, 1]);
     }
 
@@ -135,7 +154,11 @@ mod tests {
         let half = "h".repeat(BYTES_MAX / 2);
         let large = "l".repeat(BYTES_MAX + 1);
         let text = format!("{half}\n{half}\n{half}\n{large}\nend\n");
-        let counts: Vec<usize> = batches(text.as_bytes()).await.iter().map(Vec::len).collect();
+        let counts: Vec<usize> = batches(text.as_bytes())
+            .await
+            .iter()
+            .map(Vec::len)
+            .collect();
         assert_eq!(counts, [2, 1, 1, 1]);
     }
 

@@ -28,12 +28,22 @@ pub(super) fn run(command: Command, output: &mut Output) -> Result<()> {
 }
 
 fn show(settings: &NodeSettings, output: &mut Output) -> Result<()> {
-    let rows: Vec<record::Setting> = settings.0.load()?.rows.into_iter().map(Into::into).collect();
+    let rows: Vec<record::Setting> = settings
+        .0
+        .load()?
+        .rows
+        .into_iter()
+        .map(Into::into)
+        .collect();
     Ok(output.table(Some(<record::Setting as Row>::HEADER), &rows)?)
 }
 
 impl From<config::Row> for record::Setting {
     fn from(row: config::Row) -> Self {
-        Self { key: row.key, value: row.value, origin: row.origin.to_string() }
+        Self {
+            key: row.key,
+            value: row.value,
+            origin: row.origin.to_string(),
+        }
     }
 }

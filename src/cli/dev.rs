@@ -4,7 +4,6 @@
 //! addresses. Begin with [`run`].
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -17,6 +16,7 @@ use super::node::{failure, stop};
 use super::output::{Output, Row};
 use super::record::DevPeer;
 use super::signal::Signals;
+use super::text;
 use crate::config::{Config, Origin, Setting, Sources};
 use crate::node::{Node, listen};
 use crate::telemetry;
@@ -26,6 +26,8 @@ use crate::types::Vertex;
 const READY_MAX: Duration = Duration::from_secs(30);
 /// What eight peers log at `info` would hide what is to be read. A setting says otherwise.
 const LOG_FILTER: &str = "warn";
+/// Where the client commands begin to look unless told otherwise.
+const USUAL_ADDRESS: &str = "http://127.0.0.1:8000";
 
 /// Run all peers of a cube in one process: eight, unless told otherwise; Ctrl-C stops them
 #[derive(Debug, Args)]
@@ -35,6 +37,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) async fn run(arguments: Arguments, output: &mut Output) -> Result<()> {
+    let begun = Instant::now();
     let plan = Plan::new(arguments.settings.0.sources())?;
     telemetry::start_log(&plan.first.log)?;
     let mut signals = Signals::new()?;
@@ -42,20 +45,26 @@ pub(super) async fn run(arguments: Arguments, output: &mut Output) -> Result<()>
         nodes = Box::pin(start(&plan)) => nodes?,
         () = signals.next() => return Ok(()),
     };
-    let done = serve(&plan, &nodes, &mut signals, output).await;
+    let done = serve(&plan, &nodes, begun, &mut signals, output).await;
     output.word("stopping")?;
     stop(nodes, &mut signals, output).await?;
     done
 }
 
 /// Until the signal, or the first peer that cannot go on.
-async fn serve(plan: &Plan, nodes: &[Node], signals: &mut Signals, output: &mut Output) -> Result<()> {
+async fn serve(
+    plan: &Plan,
+    nodes: &[Node],
+    begun: Instant,
+    signals: &mut Signals,
+    output: &mut Output,
+) -> Result<()> {
     let deadline = Instant::now() + READY_MAX;
     let ready = tokio::select! {
         ready = join_all(nodes.iter().map(|node| node.ready(deadline))) => ready,
         () = signals.next() => return Ok(()),
     };
-    announce(plan, nodes, output)?;
+    announce(plan, nodes, begun.elapsed(), output)?;
     if ready.contains(&false) {
         output.word("some shards have no leader yet; calls to them wait")?;
     }
@@ -76,7 +85,12 @@ struct Plan {
 impl Plan {
     fn new(sources: Sources) -> Result<Self> {
         let first = argument::config(&set(sources.clone(), "peer", "0"))?;
-        let is_default = |key: &str| first.rows.iter().any(|row| row.key == key && row.origin == Origin::Default);
+        let is_default = |key: &str| {
+            first
+                .rows
+                .iter()
+                .any(|row| row.key == key && row.origin == Origin::Default)
+        };
         if !is_default("log.filter") {
             return Ok(Self { sources, first });
         }
@@ -99,7 +113,9 @@ impl Plan {
     /// The port to try first.
     fn port(&self, peer: u16) -> u16 {
         let base = self.first.rows.iter().find(|row| row.key == "base_port");
-        let base: u16 = base.and_then(|row| row.value.parse().ok()).unwrap_or_default();
+        let base: u16 = base
+            .and_then(|row| row.value.parse().ok())
+            .unwrap_or_default();
         base.saturating_add(peer)
     }
 
@@ -159,10 +175,9 @@ async fn start(plan: &Plan) -> Result<Vec<Node>> {
 }
 
 /// Says who listens where, and what to try.
-fn announce(plan: &Plan, nodes: &[Node], output: &mut Output) -> Result<()> {
-    let peers: Vec<DevPeer> = plan
-        .vertices()
-        .zip(nodes)
+fn announce(plan: &Plan, nodes: &[Node], after: Duration, output: &mut Output) -> Result<()> {
+    let nodes = plan.vertices().zip(nodes);
+    let peers: Vec<DevPeer> = nodes
         .map(|(vertex, node)| DevPeer {
             vertex: vertex.to_string(),
             peer: node.peer().0,
@@ -171,29 +186,36 @@ fn announce(plan: &Plan, nodes: &[Node], output: &mut Output) -> Result<()> {
         })
         .collect();
     output.table(Some(<DevPeer as Row>::HEADER), &peers)?;
-    let is_elsewhere = peers.first().is_some_and(|peer| peer.address != "http://127.0.0.1:8000");
-    let address = peers.first().filter(|_| is_elsewhere).map(|peer| peer.address.as_str());
-    Ok(output.word(advice(peers.len(), &plan.first.data_dir, address))?)
+    let (count, time) = (peers.len(), text::milliseconds(after));
+    let data = plan.first.data_dir.display();
+    output.word(format_args!(
+        "\n{count} peers are ready after {time}; their data is in {data}"
+    ))?;
+    let first = peers.first().map(|peer| peer.address.as_str());
+    Ok(output.word(advice(first.filter(|address| *address != USUAL_ADDRESS)))?)
 }
 
 /// One flipped bit each, in bit order.
 fn neighbours(vertex: Vertex) -> Vec<String> {
-    (0..vertex.dimension().bits()).map(|bit| vertex.flip(bit).to_string()).collect()
+    (0..vertex.dimension().bits())
+        .map(|bit| vertex.flip(bit).to_string())
+        .collect()
 }
 
-/// `address`: where the commands have to be told to go.
-fn advice(peers: usize, data: &Path, address: Option<&str>) -> String {
-    let export = address.map_or_else(String::new, |address| format!("  export CUBECAST_ADDRESS={address}\n"));
+/// What to try. `address`: where the commands have to be told to go.
+fn advice(address: Option<&str>) -> String {
+    let export = address.map_or_else(String::new, |address| {
+        format!("  export CUBECAST_ADDRESS={address}\n")
+    });
     format!(
-        "\n{peers} peers are ready; their data is in {}. Any of them takes any call. Try, in another terminal:\n{export}  \
+        "Any of them takes any call. Try, in another terminal:\n{export}  \
          cubecast topic create news\n  \
          cubecast publish news 'hello' 'world'\n  \
          cubecast subscriber create alice\n  \
          cubecast subscribe news --subscriber alice\n  \
          cubecast pull news --subscriber alice\n  \
          cubecast status\n\
-         Ctrl-C stops them.",
-        data.display()
+         Ctrl-C stops them."
     )
 }
 
@@ -202,22 +224,46 @@ mod tests {
     use super::*;
 
     fn plan(flags: &[(&str, &str)]) -> Plan {
-        Plan::new(flags.iter().fold(Sources::default(), |sources, (key, value)| set(sources, key, value))).unwrap()
+        Plan::new(
+            flags
+                .iter()
+                .fold(Sources::default(), |sources, (key, value)| {
+                    set(sources, key, value)
+                }),
+        )
+        .unwrap()
     }
 
     #[test]
     fn each_peer_knows_all_addresses_and_its_own() {
-        let plan = plan(&[("dimension", "1"), ("base_port", "9100"), ("listen_host", "0.0.0.0")]);
+        let plan = plan(&[
+            ("dimension", "1"),
+            ("base_port", "9100"),
+            ("listen_host", "0.0.0.0"),
+        ]);
         let addresses: Vec<String> = [9100, 9105].map(|port| plan.address(port)).into();
         let config = plan.config(1, 9105, Some(&addresses)).unwrap();
-        assert_eq!(config.peers, ["http://127.0.0.1:9100", "http://127.0.0.1:9105"]);
-        assert_eq!((config.peer.0, config.listen.port(), config.advertise.as_str()), (1, 9105, "http://127.0.0.1:9105"));
+        assert_eq!(
+            config.peers,
+            ["http://127.0.0.1:9100", "http://127.0.0.1:9105"]
+        );
+        assert_eq!(
+            (
+                config.peer.0,
+                config.listen.port(),
+                config.advertise.as_str()
+            ),
+            (1, 9105, "http://127.0.0.1:9105")
+        );
         assert_eq!(plan.port(1), 9101);
     }
 
     #[test]
     fn log_is_quiet_unless_a_setting_says_otherwise() {
-        assert_eq!(plan(&[]).config(3, 8003, None).unwrap().log.filter(), "warn");
+        assert_eq!(
+            plan(&[]).config(3, 8003, None).unwrap().log.filter(),
+            "warn"
+        );
         assert_eq!(plan(&[("log.filter", "debug")]).first.log.filter(), "debug");
     }
 
@@ -229,7 +275,8 @@ mod tests {
 
     #[test]
     fn advice_names_the_address_only_when_it_is_not_the_usual_one() {
-        assert!(!advice(8, Path::new("d"), None).contains("CUBECAST_ADDRESS"));
-        assert!(advice(8, Path::new("d"), Some("http://a:1")).contains("export CUBECAST_ADDRESS=http://a:1\n  cubecast topic"));
+        assert!(!advice(None).contains("CUBECAST_ADDRESS"));
+        let told = advice(Some("http://a:1"));
+        assert!(told.contains("export CUBECAST_ADDRESS=http://a:1\n  cubecast topic"));
     }
 }

@@ -35,7 +35,11 @@ pub(super) enum Failure {
 pub(super) fn usage(error: &clap::Error) -> ExitCode {
     // Nobody is left to be told that printing failed.
     let _closed = error.print();
-    if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS }
+    if error.use_stderr() {
+        ExitCode::from(USAGE)
+    } else {
+        ExitCode::SUCCESS
+    }
 }
 
 /// Says what went wrong, in one sentence, and turns it into the exit code.
@@ -67,7 +71,9 @@ struct Problem {
 
 impl Problem {
     fn of(error: &Error) -> Self {
-        let reason = error.downcast_ref::<cubecast_sdk::Error>().and_then(cubecast_sdk::Error::reason);
+        let reason = error
+            .downcast_ref::<cubecast_sdk::Error>()
+            .and_then(cubecast_sdk::Error::reason);
         Self {
             error: error.to_string(),
             reason: reason.map(|reason| reason.as_str_name().trim_start_matches("ERROR_REASON_")),
@@ -89,14 +95,17 @@ fn code(error: &Error) -> u8 {
             Failure::Unavailable(_) => UNAVAILABLE,
         };
     }
-    error.downcast_ref::<cubecast_sdk::Error>().map_or(FAILED, |error| code_of_call(error.code(), error.reason()))
+    error
+        .downcast_ref::<cubecast_sdk::Error>()
+        .map_or(FAILED, |error| code_of_call(error.code(), error.reason()))
 }
 
 fn code_of_call(code: Code, reason: Option<Reason>) -> u8 {
     match (code, reason) {
         (Code::NotFound, _) => NOT_FOUND,
         (Code::InvalidArgument, _) => USAGE,
-        (Code::Unavailable | Code::DeadlineExceeded, _) | (_, Some(Reason::Overloaded | Reason::ConnectionsExhausted)) => UNAVAILABLE,
+        (Code::Unavailable | Code::DeadlineExceeded, _)
+        | (_, Some(Reason::Overloaded | Reason::ConnectionsExhausted)) => UNAVAILABLE,
         _ => FAILED,
     }
 }
@@ -107,22 +116,49 @@ mod tests {
 
     #[test]
     fn code_of_the_call_decides() {
-        assert_eq!(code_of_call(Code::NotFound, Some(Reason::TopicNotFound)), NOT_FOUND);
-        assert_eq!(code_of_call(Code::InvalidArgument, Some(Reason::NameInvalid)), USAGE);
-        assert_eq!(code_of_call(Code::Unavailable, Some(Reason::NoQuorum)), UNAVAILABLE);
+        assert_eq!(
+            code_of_call(Code::NotFound, Some(Reason::TopicNotFound)),
+            NOT_FOUND
+        );
+        assert_eq!(
+            code_of_call(Code::InvalidArgument, Some(Reason::NameInvalid)),
+            USAGE
+        );
+        assert_eq!(
+            code_of_call(Code::Unavailable, Some(Reason::NoQuorum)),
+            UNAVAILABLE
+        );
         assert_eq!(code_of_call(Code::DeadlineExceeded, None), UNAVAILABLE);
-        assert_eq!(code_of_call(Code::ResourceExhausted, Some(Reason::Overloaded)), UNAVAILABLE);
-        assert_eq!(code_of_call(Code::ResourceExhausted, Some(Reason::RequestTooLarge)), FAILED);
-        assert_eq!(code_of_call(Code::AlreadyExists, Some(Reason::TopicAlreadyExists)), FAILED);
-        assert_eq!(code_of_call(Code::Unknown, Some(Reason::OutcomeUnknown)), FAILED);
+        assert_eq!(
+            code_of_call(Code::ResourceExhausted, Some(Reason::Overloaded)),
+            UNAVAILABLE
+        );
+        assert_eq!(
+            code_of_call(Code::ResourceExhausted, Some(Reason::RequestTooLarge)),
+            FAILED
+        );
+        assert_eq!(
+            code_of_call(Code::AlreadyExists, Some(Reason::TopicAlreadyExists)),
+            FAILED
+        );
+        assert_eq!(
+            code_of_call(Code::Unknown, Some(Reason::OutcomeUnknown)),
+            FAILED
+        );
     }
 
     #[test]
     fn failure_of_this_side_has_its_code() {
         assert_eq!(code(&Failure::Usage("x".to_owned()).into()), USAGE);
-        assert_eq!(code(&Failure::Unavailable("x".to_owned()).into()), UNAVAILABLE);
+        assert_eq!(
+            code(&Failure::Unavailable("x".to_owned()).into()),
+            UNAVAILABLE
+        );
         assert_eq!(code(&anyhow::anyhow!("x")), FAILED);
-        let answer = cubecast_sdk::Error::Address { address: "x".to_owned(), problem: "y".to_owned() };
+        let answer = cubecast_sdk::Error::Address {
+            address: "x".to_owned(),
+            problem: "y".to_owned(),
+        };
         assert_eq!(code(&answer.into()), USAGE);
     }
 
@@ -143,6 +179,9 @@ mod tests {
         assert_eq!(written.words(), "error: the disk is full\n");
         let (mut output, written) = Output::captured(Format::Json);
         report(failure(), &mut output);
-        assert_eq!(written.words(), "{\"error\":\"the disk is full\",\"exit_code\":1}\n");
+        assert_eq!(
+            written.words(),
+            "{\"error\":\"the disk is full\",\"exit_code\":1}\n"
+        );
     }
 }

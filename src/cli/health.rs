@@ -30,7 +30,12 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Ask about one service, such as cubecast.v1.PeerService, instead of the whole peer
-    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "",
+        hide_default_value = true
+    )]
     service: String,
     /// File with the settings of the peer to ask [env: CUBECAST_CONFIG]
     #[arg(long, value_name = "FILE")]
@@ -43,9 +48,13 @@ pub(super) async fn run(arguments: Arguments, global: &Global, output: &mut Outp
         None => own_address(arguments.config)?,
     };
     let begun = Instant::now();
-    let asked = tokio::time::timeout(global.timeout_or(TIMEOUT), ask(&address, arguments.service)).await;
+    let asked =
+        tokio::time::timeout(global.timeout_or(TIMEOUT), ask(&address, arguments.service)).await;
     if global.timing {
-        output.word(format_args!("timing: Check {}", text::milliseconds(begun.elapsed())))?;
+        output.word(format_args!(
+            "timing: Check {}",
+            text::milliseconds(begun.elapsed())
+        ))?;
     }
     let Ok(answer) = asked else {
         return Err(Failure::Unavailable(format!("{address} does not answer")).into());
@@ -55,22 +64,44 @@ pub(super) async fn run(arguments: Arguments, global: &Global, output: &mut Outp
         ServingStatus::NotServing => "not serving",
         _ => "unknown",
     };
-    output.line(format_args!("{address} is {status}"), &record::Health { address: &address, status })?;
-    if status == "serving" { Ok(()) } else { Err(Failure::Failed(format!("{address} is {status}")).into()) }
+    output.line(
+        format_args!("{address} is {status}"),
+        &record::Health {
+            address: &address,
+            status,
+        },
+    )?;
+    if status == "serving" {
+        Ok(())
+    } else {
+        Err(Failure::Failed(format!("{address} is {status}")).into())
+    }
 }
 
 async fn ask(address: &str, service: String) -> Result<ServingStatus> {
-    let uri = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
-    let endpoint = Endpoint::from_shared(uri).map_err(|error| Failure::Usage(format!("{address:?} is no address: {error}")))?;
-    let unreachable = |problem: &dyn std::fmt::Display| Failure::Unavailable(format!("{address} cannot be reached: {problem}"));
-    let channel = endpoint.connect().await.map_err(|error| unreachable(&deepest(&error)))?;
+    let uri = if address.contains("://") {
+        address.to_owned()
+    } else {
+        format!("http://{address}")
+    };
+    let endpoint = Endpoint::from_shared(uri)
+        .map_err(|error| Failure::Usage(format!("{address:?} is no address: {error}")))?;
+    let unreachable = |problem: &dyn std::fmt::Display| {
+        Failure::Unavailable(format!("{address} cannot be reached: {problem}"))
+    };
+    let channel = endpoint
+        .connect()
+        .await
+        .map_err(|error| unreachable(&deepest(&error)))?;
     let request = HealthCheckRequest { service };
     let answer = HealthClient::new(channel).check(request).await;
     match answer {
         Ok(answer) => Ok(answer.into_inner().status()),
-        Err(status) if status.code() == Code::NotFound => {
-            Err(Failure::Failed(format!("{address} has no such service: {}", status.message())).into())
-        }
+        Err(status) if status.code() == Code::NotFound => Err(Failure::Failed(format!(
+            "{address} has no such service: {}",
+            status.message()
+        ))
+        .into()),
         Err(status) => Err(unreachable(&status.message()).into()),
     }
 }
@@ -109,15 +140,24 @@ mod tests {
 
     #[test]
     fn peer_that_listens_everywhere_is_asked_on_this_machine() {
-        assert_eq!(near("0.0.0.0:8004".parse().unwrap()), "http://127.0.0.1:8004");
+        assert_eq!(
+            near("0.0.0.0:8004".parse().unwrap()),
+            "http://127.0.0.1:8004"
+        );
         assert_eq!(near("[::]:8004".parse().unwrap()), "http://[::1]:8004");
-        assert_eq!(near("10.0.0.7:8004".parse().unwrap()), "http://10.0.0.7:8004");
+        assert_eq!(
+            near("10.0.0.7:8004".parse().unwrap()),
+            "http://10.0.0.7:8004"
+        );
     }
 
     #[tokio::test]
     async fn nobody_there_is_unavailable() {
         // Port 1 is taken by nobody.
         let error = ask("127.0.0.1:1", String::new()).await.unwrap_err();
-        assert!(matches!(error.downcast_ref(), Some(Failure::Unavailable(_))), "{error}");
+        assert!(
+            matches!(error.downcast_ref(), Some(Failure::Unavailable(_))),
+            "{error}"
+        );
     }
 }

@@ -19,7 +19,12 @@ pub(super) struct Printer {
 
 impl Printer {
     /// Prints one message: `7  rain`, or with a key `7  [weather] rain`.
-    pub(super) fn print(&self, topic: &str, message: &Received, output: &mut Output) -> io::Result<()> {
+    pub(super) fn print(
+        &self,
+        topic: &str,
+        message: &Received,
+        output: &mut Output,
+    ) -> io::Result<()> {
         if self.raw {
             output.bytes(&message.payload)?;
             return output.bytes(b"\n");
@@ -33,7 +38,11 @@ impl Printer {
 
 fn line(message: &Received) -> String {
     let payload = text::visible(&message.payload);
-    let key = if message.key.is_empty() { String::new() } else { format!("[{}] ", text::visible(&message.key)) };
+    let key = if message.key.is_empty() {
+        String::new()
+    } else {
+        format!("[{}] ", text::visible(&message.key))
+    };
     format!("{}  {key}{payload}\n", message.offset)
 }
 
@@ -42,13 +51,20 @@ fn record<'a>(topic: &'a str, message: &'a Received) -> record::Message<'a> {
     let payload = read(&message.payload);
     let header = |header: &'a cubecast_sdk::Header| {
         let value = read(&header.value);
-        record::Header { name: &header.name, value: value.text(), value_base64: value.base64() }
+        record::Header {
+            name: &header.name,
+            value: value.text(),
+            value_base64: value.base64(),
+        }
     };
     record::Message {
         topic,
         offset: message.offset,
         append_time: humantime::format_rfc3339_millis(message.append_time).to_string(),
-        publisher: message.origin.as_ref().map(|origin| origin.publisher.as_str()),
+        publisher: message
+            .origin
+            .as_ref()
+            .map(|origin| origin.publisher.as_str()),
         key: key.and_then(Bytes::text),
         key_base64: key.and_then(Bytes::base64),
         payload: payload.text(),

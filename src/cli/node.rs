@@ -42,14 +42,21 @@ pub(super) async fn failure(node: &Node) -> Failure {
         Err(_) => None,
     };
     match why {
-        Some(why) => Failure::Failed(format!("peer {} stops, because its log cannot be written: {why}", node.peer())),
+        Some(why) => Failure::Failed(format!(
+            "peer {} stops, because its log cannot be written: {why}",
+            node.peer()
+        )),
         // The node is gone, and with it what it could say.
         None => std::future::pending().await,
     }
 }
 
 /// Stops peers, all at once. A second signal ends the wait: what was acknowledged is on disk.
-pub(super) async fn stop(nodes: Vec<Node>, signals: &mut Signals, output: &mut Output) -> Result<()> {
+pub(super) async fn stop(
+    nodes: Vec<Node>,
+    signals: &mut Signals,
+    output: &mut Output,
+) -> Result<()> {
     tokio::select! {
         _ = join_all(nodes.into_iter().map(Node::stop)) => Ok(()),
         () = signals.next() => Ok(output.word("stopped without waiting for calls under way")?),

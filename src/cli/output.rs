@@ -73,7 +73,10 @@ impl Output {
             return rows.iter().try_for_each(|row| self.object(row));
         }
         let header = header.map(|header| header.iter().map(|cell| (*cell).to_owned()).collect());
-        let lines: Vec<Vec<String>> = header.into_iter().chain(rows.iter().map(Row::cells)).collect();
+        let lines: Vec<Vec<String>> = header
+            .into_iter()
+            .chain(rows.iter().map(Row::cells))
+            .collect();
         self.data.write_all(aligned(&lines).as_bytes())
     }
 
@@ -110,7 +113,9 @@ impl Output {
 
 impl fmt::Debug for Output {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Output").field("format", &self.format).finish_non_exhaustive()
+        f.debug_struct("Output")
+            .field("format", &self.format)
+            .finish_non_exhaustive()
     }
 }
 
@@ -135,9 +140,6 @@ fn aligned(lines: &[Vec<String>]) -> String {
     }
     text
 }
-
-#[cfg(test)]
-pub(super) use captured::Captured;
 
 #[cfg(test)]
 mod captured {
@@ -201,7 +203,12 @@ mod tests {
 
     #[test]
     fn columns_are_aligned_and_lines_have_no_tail() {
-        let line = |cells: &[&str]| cells.iter().map(|cell| (*cell).to_owned()).collect::<Vec<_>>();
+        let line = |cells: &[&str]| {
+            cells
+                .iter()
+                .map(|cell| (*cell).to_owned())
+                .collect::<Vec<_>>()
+        };
         let lines = [line(&["a", "long", "x"]), line(&["longer", "b", ""])];
         assert_eq!(aligned(&lines), "a       long  x\nlonger  b\n");
     }
@@ -210,7 +217,9 @@ mod tests {
     fn json_is_one_object_per_line() {
         let (mut output, written) = Output::captured(Format::Json);
         output.line("words", &serde_json::json!({"a": 1})).unwrap();
-        output.line("words", &serde_json::json!({"b": "x\ny"})).unwrap();
+        output
+            .line("words", &serde_json::json!({"b": "x\ny"}))
+            .unwrap();
         assert_eq!(written.data(), "{\"a\":1}\n{\"b\":\"x\\ny\"}\n");
     }
 }

@@ -43,7 +43,8 @@ pub(super) struct Arguments {
 
 fn header(text: &str) -> Result<(String, String), String> {
     let pair = text.split_once('=').filter(|(name, _)| !name.is_empty());
-    pair.map(|(name, value)| (name.to_owned(), value.to_owned())).ok_or_else(|| "it is not NAME=VALUE".to_owned())
+    pair.map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .ok_or_else(|| "it is not NAME=VALUE".to_owned())
 }
 
 pub(super) async fn run(arguments: Arguments, session: &mut Session<'_>) -> Result<()> {
@@ -52,7 +53,9 @@ pub(super) async fn run(arguments: Arguments, session: &mut Session<'_>) -> Resu
         [] => publish_lines(&arguments, &way, session).await,
         [dash] if dash == "-" => publish_lines(&arguments, &way, session).await,
         messages => {
-            let messages = messages.iter().map(|text| arguments.message(text.clone().into_bytes()));
+            let messages = messages
+                .iter()
+                .map(|text| arguments.message(text.clone().into_bytes()));
             publish(&arguments.topic, messages.collect(), &way, session).await
         }
     }
@@ -64,7 +67,9 @@ impl Arguments {
         if let Some(key) = &self.key {
             message = message.with_key(key.clone());
         }
-        self.header.iter().fold(message, |message, (name, value)| message.with_header(name.clone(), value.clone()))
+        self.header.iter().fold(message, |message, (name, value)| {
+            message.with_header(name.clone(), value.clone())
+        })
     }
 }
 
@@ -78,7 +83,9 @@ impl Way {
     fn new(client: &Client, arguments: &Arguments) -> Self {
         let level = AckLevel::from(arguments.acks);
         match &arguments.publisher {
-            Some(publisher) => Self::Publisher(client.publisher(publisher.as_str()).with_acks(level)),
+            Some(publisher) => {
+                Self::Publisher(client.publisher(publisher.as_str()).with_acks(level))
+            }
             None => Self::Nobody(client.clone(), level),
         }
     }
@@ -91,12 +98,22 @@ impl Way {
     }
 }
 
-async fn publish(topic: &str, messages: Vec<Message>, way: &Way, session: &mut Session<'_>) -> Result<()> {
-    let published = session.call("Publish", way.publish(topic, messages)).await?;
+async fn publish(
+    topic: &str,
+    messages: Vec<Message>,
+    way: &Way,
+    session: &mut Session<'_>,
+) -> Result<()> {
+    let published = session
+        .call("Publish", way.publish(topic, messages))
+        .await?;
+    session.tell_leader(&published.placement)?;
     let record = record::Published::new(topic, published);
     session.output.line(record.sentence(), &record)?;
     if record.is_duplicate {
-        session.output.word("an earlier attempt had published it; it is there once")?;
+        session
+            .output
+            .word("an earlier attempt had published it; it is there once")?;
     }
     Ok(session.output.flush()?)
 }
@@ -116,17 +133,23 @@ async fn publish_lines(arguments: &Arguments, way: &Way, session: &mut Session<'
         }
         if let Err(error) = publish(&arguments.topic, messages, way, session).await {
             let before = text::count(total.published, "message");
-            session.output.word(format_args!("{before} before had been published"))?;
+            session
+                .output
+                .word(format_args!("{before} before had been published"))?;
             return Err(error);
         }
         total.published += u64::try_from(count)?;
     }
     if total.skipped > 0 {
         let lines = text::count(total.skipped, "empty line");
-        session.output.word(format_args!("{lines} skipped: a message without a key needs a payload"))?;
+        session.output.word(format_args!(
+            "{lines} skipped: a message without a key needs a payload"
+        ))?;
     }
     if total.published == 0 {
-        return Err(anyhow!(Failure::Usage("there is no message: no argument, and no line on standard input".to_owned())));
+        return Err(anyhow!(Failure::Usage(
+            "there is no message: no argument, and no line on standard input".to_owned()
+        )));
     }
     Ok(())
 }
@@ -172,7 +195,10 @@ mod tests {
     fn empty_line_is_a_message_only_with_a_key() {
         let lines = || vec![b"x".to_vec(), Vec::new()];
         let mut total = Total::default();
-        assert_eq!(total.take(lines(), &arguments(None)), [Message::new("x").with_header("a", "b=c")]);
+        assert_eq!(
+            total.take(lines(), &arguments(None)),
+            [Message::new("x").with_header("a", "b=c")]
+        );
         assert_eq!(total.skipped, 1);
         assert_eq!(total.take(lines(), &arguments(Some("k"))).len(), 2);
     }

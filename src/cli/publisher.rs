@@ -41,15 +41,28 @@ pub(super) async fn run(command: Command, session: &mut Session<'_>) -> Result<(
 
 async fn create(publisher: &str, session: &mut Session<'_>) -> Result<()> {
     let client = session.client();
-    let created = session.call("CreatePublisher", client.create_publisher(publisher)).await?;
+    let created = session
+        .call("CreatePublisher", client.create_publisher(publisher))
+        .await?;
     let place = text::placement(&created.placement.owner, &created.placement.replicas);
     let record = Placed::<Publisher>::from(created);
-    Ok(session.output.line(format_args!("publisher {publisher} created: {place}"), &record)?)
+    Ok(session.output.line(
+        format_args!("publisher {publisher} created: {place}"),
+        &record,
+    )?)
 }
 
 async fn delete(publisher: &str, session: &mut Session<'_>) -> Result<()> {
     let client = session.client();
-    session.call("DeletePublisher", client.delete_publisher(publisher)).await?;
-    let record = Deleted { publisher: Some(publisher), deleted: true, ..Deleted::default() };
-    Ok(session.output.line(format_args!("publisher {publisher} deleted"), &record)?)
+    session
+        .call("DeletePublisher", client.delete_publisher(publisher))
+        .await?;
+    let record = Deleted {
+        publisher: Some(publisher),
+        deleted: true,
+        ..Deleted::default()
+    };
+    Ok(session
+        .output
+        .line(format_args!("publisher {publisher} deleted"), &record)?)
 }

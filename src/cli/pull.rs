@@ -46,7 +46,12 @@ pub(super) struct Arguments {
 pub(super) async fn run(arguments: Arguments, session: &mut Session<'_>) -> Result<()> {
     let subscriber = session.client().subscriber(arguments.subscriber.as_str());
     let subscription = subscriber.subscription(&arguments.topic);
-    let mut pull = Pull { arguments: &arguments, subscription, printed: 0, head: None };
+    let mut pull = Pull {
+        arguments: &arguments,
+        subscription,
+        printed: 0,
+        head: None,
+    };
     let next = pull.all(session).await?;
     pull.tell(next, session)
 }
@@ -64,7 +69,9 @@ impl Pull<'_> {
     /// Prints everything; answers with the offset after the last message, or where the cursor is.
     async fn all(&mut self, session: &mut Session<'_>) -> Result<u64> {
         loop {
-            let pulled = session.call("Pull", self.subscription.pull(self.options())).await?;
+            let pulled = session
+                .call("Pull", self.subscription.pull(self.options()))
+                .await?;
             if self.head.is_none() {
                 session.tell_source(pulled.source.as_ref())?;
             }
@@ -77,9 +84,12 @@ impl Pull<'_> {
             if self.arguments.no_ack {
                 return Ok(next);
             }
-            session.call("Acknowledge", self.subscription.acknowledge(next)).await?;
+            session
+                .call("Acknowledge", self.subscription.acknowledge(next))
+                .await?;
             // A replica that lags would give the same again.
-            let is_done = self.left() == 0 || next >= head || self.arguments.consistency == Reading::Eventual;
+            let is_done =
+                self.left() == 0 || next >= head || self.arguments.consistency == Reading::Eventual;
             if is_done {
                 return Ok(next);
             }
@@ -87,9 +97,15 @@ impl Pull<'_> {
     }
 
     fn options(&self) -> PullOptions {
-        let page = if self.arguments.no_ack { ONLY_PAGE_MESSAGES } else { PAGE_MESSAGES };
+        let page = if self.arguments.no_ack {
+            ONLY_PAGE_MESSAGES
+        } else {
+            PAGE_MESSAGES
+        };
         let count = u32::try_from(self.left()).map_or(page, |left| left.min(page));
-        let options = PullOptions::new().max_messages(count).consistency(self.arguments.consistency.into());
+        let options = PullOptions::new()
+            .max_messages(count)
+            .consistency(self.arguments.consistency.into());
         match self.arguments.wait.filter(|_| self.head.is_none()) {
             Some(wait) => options.wait(wait),
             None => options,
@@ -98,12 +114,17 @@ impl Pull<'_> {
 
     /// How many messages may still be printed.
     fn left(&self) -> u64 {
-        self.arguments.max.unwrap_or(u64::MAX).saturating_sub(self.printed)
+        self.arguments
+            .max
+            .unwrap_or(u64::MAX)
+            .saturating_sub(self.printed)
     }
 
     fn print(&mut self, pulled: Pulled, session: &mut Session<'_>) -> Result<()> {
         for message in pulled {
-            self.arguments.printer.print(&self.arguments.topic, &message, session.output)?;
+            self.arguments
+                .printer
+                .print(&self.arguments.topic, &message, session.output)?;
             self.printed += 1;
         }
         // Only what somebody has is acknowledged.
@@ -111,17 +132,28 @@ impl Pull<'_> {
     }
 
     fn tell(&self, next: u64, session: &mut Session<'_>) -> Result<()> {
-        let Arguments { topic, subscriber, no_ack, .. } = self.arguments;
+        let Arguments {
+            topic,
+            subscriber,
+            no_ack,
+            ..
+        } = self.arguments;
         if self.printed == 0 {
             let words = format!("nothing new in {topic} for {subscriber} (next offset {next})");
             return Ok(session.output.word(words)?);
         }
         let messages = text::count(self.printed, "message");
-        let what = if *no_ack { "not acknowledged" } else { "acknowledged" };
+        let what = if *no_ack {
+            "not acknowledged"
+        } else {
+            "acknowledged"
+        };
         let left = match self.head.unwrap_or_default().saturating_sub(next) {
             0 => String::new(),
             left => format!("; {left} more waiting"),
         };
-        Ok(session.output.word(format_args!("{messages} from {topic} for {subscriber}, {what}{left}"))?)
+        Ok(session.output.word(format_args!(
+            "{messages} from {topic} for {subscriber}, {what}{left}"
+        ))?)
     }
 }

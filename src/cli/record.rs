@@ -46,7 +46,8 @@ impl Topic {
 }
 
 impl Row for Topic {
-    const HEADER: &'static [&'static str] = &["TOPIC", "OWNER", "MESSAGES", "BYTES", "CREATOR", "CREATED"];
+    const HEADER: &'static [&'static str] =
+        &["TOPIC", "OWNER", "MESSAGES", "BYTES", "CREATOR", "CREATED"];
 
     fn cells(&self) -> Vec<String> {
         vec![
@@ -79,14 +80,22 @@ pub(super) struct Subscriber {
 impl From<sdk::Party> for Publisher {
     fn from(party: sdk::Party) -> Self {
         let create_time = humantime::format_rfc3339_millis(party.create_time).to_string();
-        Self { publisher: party.id, owner: party.owner, create_time }
+        Self {
+            publisher: party.id,
+            owner: party.owner,
+            create_time,
+        }
     }
 }
 
 impl From<sdk::Party> for Subscriber {
     fn from(party: sdk::Party) -> Self {
         let create_time = humantime::format_rfc3339_millis(party.create_time).to_string();
-        Self { subscriber: party.id, owner: party.owner, create_time }
+        Self {
+            subscriber: party.id,
+            owner: party.owner,
+            create_time,
+        }
     }
 }
 
@@ -94,7 +103,11 @@ impl Row for Publisher {
     const HEADER: &'static [&'static str] = &["PUBLISHER", "OWNER", "CREATED"];
 
     fn cells(&self) -> Vec<String> {
-        vec![self.publisher.clone(), self.owner.clone(), self.create_time.clone()]
+        vec![
+            self.publisher.clone(),
+            self.owner.clone(),
+            self.create_time.clone(),
+        ]
     }
 }
 
@@ -102,7 +115,11 @@ impl Row for Subscriber {
     const HEADER: &'static [&'static str] = &["SUBSCRIBER", "OWNER", "CREATED"];
 
     fn cells(&self) -> Vec<String> {
-        vec![self.subscriber.clone(), self.owner.clone(), self.create_time.clone()]
+        vec![
+            self.subscriber.clone(),
+            self.owner.clone(),
+            self.create_time.clone(),
+        ]
     }
 }
 
@@ -118,8 +135,14 @@ pub(super) struct Placed<T> {
 
 impl<T: From<U>, U> From<sdk::Placed<U>> for Placed<T> {
     fn from(placed: sdk::Placed<U>) -> Self {
-        let sdk::Placement { replicas, leader, .. } = placed.placement;
-        Self { item: placed.item.into(), replicas, leader }
+        let sdk::Placement {
+            replicas, leader, ..
+        } = placed.placement;
+        Self {
+            item: placed.item.into(),
+            replicas,
+            leader,
+        }
     }
 }
 
@@ -170,7 +193,8 @@ impl Subscription {
 }
 
 impl Row for Subscription {
-    const HEADER: &'static [&'static str] = &["TOPIC", "SUBSCRIBER", "CURSOR", "WAITING", "CREATED"];
+    const HEADER: &'static [&'static str] =
+        &["TOPIC", "SUBSCRIBER", "CURSOR", "WAITING", "CREATED"];
 
     fn cells(&self) -> Vec<String> {
         vec![
@@ -227,8 +251,15 @@ impl Published {
         let count = u64::from(self.message_count);
         let messages = text::count(count, "message");
         let offsets = text::offsets(self.first_offset, count);
-        let stored = if self.stored_by.is_empty() { String::new() } else { format!(" (stored by {})", self.stored_by.join(", ")) };
-        format!("published {messages} to {} at {offsets}{stored}", self.topic)
+        let stored = if self.stored_by.is_empty() {
+            String::new()
+        } else {
+            format!(" (stored by {})", self.stored_by.join(", "))
+        };
+        format!(
+            "published {messages} to {} at {offsets}{stored}",
+            self.topic
+        )
     }
 }
 
@@ -315,11 +346,17 @@ impl Location {
         let topic = &self.topic;
         let place = text::placement(&self.owner, &self.replicas);
         let leader = match (&self.leader, &self.leader_address) {
-            (Some(leader), Some(address)) => format!("; led by {leader} at {address} in term {}", self.term),
+            (Some(leader), Some(address)) => {
+                format!("; led by {leader} at {address} in term {}", self.term)
+            }
             (Some(leader), None) => format!("; led by {leader} in term {}", self.term),
             (None, _) => "; no leader known".to_owned(),
         };
-        if self.exists { format!("topic {topic}: {place}{leader}") } else { format!("topic {topic} does not exist; its place: {place}{leader}") }
+        if self.exists {
+            format!("topic {topic}: {place}{leader}")
+        } else {
+            format!("topic {topic} does not exist; its place: {place}{leader}")
+        }
     }
 }
 
@@ -361,7 +398,8 @@ impl Row for Replica {
             self.peer.to_string(),
             self.role.to_owned(),
             self.state.to_owned(),
-            self.lag_entries.map_or_else(|| "-".to_owned(), |lag| lag.to_string()),
+            self.lag_entries
+                .map_or_else(|| "-".to_owned(), |lag| lag.to_string()),
             self.address.clone(),
         ]
     }
@@ -402,7 +440,11 @@ impl Row for DevPeer {
     const HEADER: &'static [&'static str] = &["VERTEX", "ADDRESS", "NEIGHBOURS"];
 
     fn cells(&self) -> Vec<String> {
-        vec![self.vertex.clone(), self.address.clone(), text::list(&self.neighbours)]
+        vec![
+            self.vertex.clone(),
+            self.address.clone(),
+            text::list(&self.neighbours),
+        ]
     }
 }
 

@@ -22,9 +22,23 @@ pub(super) struct Arguments {
 }
 
 pub(super) async fn run(arguments: Arguments, session: &mut Session<'_>) -> Result<()> {
-    let Arguments { topic, place, subscriber } = &arguments;
-    let subscription = session.client().subscriber(subscriber.as_str()).subscription(topic);
+    let Arguments {
+        topic,
+        place,
+        subscriber,
+    } = &arguments;
+    let subscription = session
+        .client()
+        .subscriber(subscriber.as_str())
+        .subscription(topic);
     let cursor = session.call("Seek", subscription.seek(*place)).await?;
-    let record = Cursor { topic, subscriber, next_offset: cursor };
-    Ok(session.output.line(format_args!("{subscriber} goes on in {topic} at offset {cursor}"), &record)?)
+    let record = Cursor {
+        topic,
+        subscriber,
+        next_offset: cursor,
+    };
+    Ok(session.output.line(
+        format_args!("{subscriber} goes on in {topic} at offset {cursor}"),
+        &record,
+    )?)
 }

@@ -3,7 +3,7 @@
 //! It makes no call of its own but the first. Begin with [`Session::connect`].
 
 use anyhow::Result;
-use cubecast_sdk::{Client, Error, ReadSource};
+use cubecast_sdk::{Builder, Client, Error, Placement, ReadSource};
 use futures::TryStreamExt;
 use futures::stream::BoxStream;
 use tokio::time::Instant;
@@ -30,10 +30,17 @@ impl<'a> Session<'a> {
     pub(super) async fn connect(global: &'a Global, output: &'a mut Output) -> Result<Self> {
         let addresses = global.addresses();
         let builder = Client::builder().deadline(global.timeout());
-        let builder = addresses.iter().fold(builder, |builder, address| builder.peer(address));
+        let builder = addresses.iter().fold(builder, Builder::peer);
         let begun = Instant::now();
-        let client = builder.connect().await.map_err(|error| unreachable_at(&addresses, error))?;
-        let mut session = Self { client, output, global };
+        let client = builder
+            .connect()
+            .await
+            .map_err(|error| unreachable_at(&addresses, error))?;
+        let mut session = Self {
+            client,
+            output,
+            global,
+        };
         session.tell_time("connect", begun)?;
         Ok(session)
     }
@@ -49,7 +56,11 @@ impl<'a> Session<'a> {
     }
 
     /// Waits for a call's answer.
-    pub(super) async fn call<T>(&mut self, name: &str, call: impl Future<Output = Result<T, Error>>) -> Result<T> {
+    pub(super) async fn call<T>(
+        &mut self,
+        name: &str,
+        call: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T> {
         let begun = Instant::now();
         let answer = call.await;
         self.tell_time(name, begun)?;
@@ -57,7 +68,11 @@ impl<'a> Session<'a> {
     }
 
     /// Prints a list as it comes.
-    pub(super) async fn list<T, R>(&mut self, things: &str, mut items: BoxStream<'static, Result<T, Error>>) -> Result<()>
+    pub(super) async fn list<T, R>(
+        &mut self,
+        things: &str,
+        mut items: BoxStream<'static, Result<T, Error>>,
+    ) -> Result<()>
     where
         R: Row + From<T>,
     {
@@ -86,12 +101,27 @@ impl<'a> Session<'a> {
         let words = source.and_then(|source| match &source.note {
             Some(note) => Some(note.clone()),
             None if source.served_by == source.owner || source.served_by.is_empty() => None,
-            None => Some(format!("served by replica {}, not by owner {}", source.served_by, source.owner)),
+            None => Some(format!(
+                "served by replica {}, not by owner {}",
+                source.served_by, source.owner
+            )),
         });
         if let Some(words) = words {
             self.output.word(words)?;
         }
         Ok(())
+    }
+
+    /// Tells when another than the owner leads, and so answered.
+    pub(super) fn tell_leader(&mut self, placement: &Placement) -> Result<()> {
+        let owner = &placement.owner;
+        match &placement.leader {
+            Some(leader) if leader != owner => {
+                let words = format_args!("owner {owner} does not lead; served by replica {leader}");
+                Ok(self.output.word(words)?)
+            }
+            _ => Ok(()),
+        }
     }
 
     fn tell_time(&mut self, name: &str, begun: Instant) -> Result<()> {
@@ -115,5 +145,8 @@ fn unreachable_at(addresses: &[String], error: Error) -> anyhow::Error {
         [first, .., last] => format!("{first} … {last}"),
         [] => "no address".to_owned(),
     };
-    Failure::Unavailable(format!("no peer can be reached at {where_} ({why}); `cubecast dev` starts eight")).into()
+    Failure::Unavailable(format!(
+        "no peer can be reached at {where_} ({why}); `cubecast dev` starts eight"
+    ))
+    .into()
 }

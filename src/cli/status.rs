@@ -26,8 +26,15 @@ pub(super) struct Arguments {}
 
 pub(super) async fn run(_: Arguments, session: &mut Session<'_>) -> Result<()> {
     let client = session.client();
-    let patience = session.global().timeout_or(PEER_TIMEOUT).min(session.global().timeout());
-    let survey = session.call("GetNodeStatus", async { Ok(Survey::new(&client, patience).await) }).await?;
+    let patience = session
+        .global()
+        .timeout_or(PEER_TIMEOUT)
+        .min(session.global().timeout());
+    let survey = session
+        .call("GetNodeStatus", async {
+            Ok(Survey::new(&client, patience).await)
+        })
+        .await?;
     print(&survey, session.output)
 }
 
@@ -45,13 +52,23 @@ impl Survey {
         let mut survey = Self::default();
         let mut asked = BTreeSet::new();
         loop {
-            let named = survey.named.iter().filter(|(peer, _)| !survey.heard.contains_key(peer));
+            let named = survey
+                .named
+                .iter()
+                .filter(|(peer, _)| !survey.heard.contains_key(peer));
             let named = named.map(|(_, (_, address))| address.clone());
-            let new: Vec<String> = client.addresses().into_iter().chain(named).filter(|address| asked.insert(address.clone())).collect();
+            let new: Vec<String> = client
+                .addresses()
+                .into_iter()
+                .chain(named)
+                .filter(|address| asked.insert(address.clone()))
+                .collect();
             if new.is_empty() {
                 return survey;
             }
-            let answers = new.iter().map(|address| tokio::time::timeout(patience, client.node_status(address)));
+            let answers = new
+                .iter()
+                .map(|address| tokio::time::timeout(patience, client.node_status(address)));
             for status in join_all(answers).await.into_iter().flatten().flatten() {
                 survey.hear(status);
             }
@@ -70,8 +87,12 @@ impl Survey {
 
     /// All peers, by number.
     fn peers(&self) -> Vec<Peer> {
-        let missing = self.named.iter().filter(|(peer, _)| !self.heard.contains_key(peer));
-        let missing = missing.map(|(peer, (vertex, address))| Peer::unreachable(*peer, vertex, address));
+        let missing = self
+            .named
+            .iter()
+            .filter(|(peer, _)| !self.heard.contains_key(peer));
+        let missing =
+            missing.map(|(peer, (vertex, address))| Peer::unreachable(*peer, vertex, address));
         let mut peers: Vec<Peer> = self.heard.values().map(Peer::new).chain(missing).collect();
         peers.sort_by_key(|peer| peer.peer);
         peers
@@ -82,15 +103,23 @@ impl Survey {
         let mut reports: BTreeMap<&str, Vec<(u32, &Shard)>> = BTreeMap::new();
         for status in self.heard.values() {
             for shard in &status.shards {
-                reports.entry(&shard.shard).or_default().push((status.peer, shard));
+                reports
+                    .entry(&shard.shard)
+                    .or_default()
+                    .push((status.peer, shard));
             }
         }
-        reports.values().filter_map(|reports| self.shard(reports)).collect()
+        reports
+            .values()
+            .filter_map(|reports| self.shard(reports))
+            .collect()
     }
 
     /// One shard, as its leader tells it, or else the peer with the greatest term.
     fn shard(&self, reports: &[(u32, &Shard)]) -> Option<ShardRow> {
-        let (_, best) = reports.iter().max_by_key(|(_, shard)| (shard.state == ReplicaState::Leader, shard.term))?;
+        let (_, best) = reports
+            .iter()
+            .max_by_key(|(_, shard)| (shard.state == ReplicaState::Leader, shard.term))?;
         let replicas = best.replicas.iter().map(|replica| {
             let own = reports.iter().find(|(peer, _)| *peer == replica.peer);
             let mut row = Replica::from(replica.clone());
@@ -139,12 +168,20 @@ impl Peer {
     fn new(status: &NodeStatus) -> Self {
         let state = match status {
             NodeStatus { storage, .. } if storage.has_failed => "failed",
-            NodeStatus { is_draining: true, .. } => "draining",
+            NodeStatus {
+                is_draining: true, ..
+            } => "draining",
             NodeStatus { is_ready: true, .. } => "ready",
             _ => "starting",
         };
-        let leads = status.shards.iter().filter(|shard| shard.state == ReplicaState::Leader);
-        let broken = status.neighbours.iter().filter(|neighbour| neighbour.is_reachable == Some(false));
+        let leads = status
+            .shards
+            .iter()
+            .filter(|shard| shard.state == ReplicaState::Leader);
+        let broken = status
+            .neighbours
+            .iter()
+            .filter(|neighbour| neighbour.is_reachable == Some(false));
         Self {
             kind: "peer",
             vertex: status.vertices.join(","),
@@ -154,7 +191,11 @@ impl Peer {
             version: Some(status.version.clone()),
             uptime_ms: u64::try_from(status.uptime.as_millis()).ok(),
             leads: leads.map(|shard| shard.shard.clone()).collect(),
-            shards: status.shards.iter().map(|shard| shard.shard.clone()).collect(),
+            shards: status
+                .shards
+                .iter()
+                .map(|shard| shard.shard.clone())
+                .collect(),
             broken_links: broken.map(|neighbour| neighbour.vertex.clone()).collect(),
         }
     }
@@ -176,16 +217,31 @@ impl Peer {
 }
 
 impl Row for Peer {
-    const HEADER: &'static [&'static str] = &["VERTEX", "ADDRESS", "STATE", "LEADS", "REPLICAS OF", "UP", "VERSION"];
+    const HEADER: &'static [&'static str] = &[
+        "VERTEX",
+        "ADDRESS",
+        "STATE",
+        "LEADS",
+        "REPLICAS OF",
+        "UP",
+        "VERSION",
+    ];
 
     fn cells(&self) -> Vec<String> {
-        let others: Vec<String> = self.shards.iter().filter(|shard| !self.leads.contains(shard)).cloned().collect();
+        let others: Vec<String> = self
+            .shards
+            .iter()
+            .filter(|shard| !self.leads.contains(shard))
+            .cloned()
+            .collect();
         let state = if self.broken_links.is_empty() {
             self.state.to_owned()
         } else {
             format!("{}, no link to {}", self.state, self.broken_links.join(" "))
         };
-        let uptime = self.uptime_ms.map(|uptime| humantime::format_duration(Duration::from_secs(uptime / 1_000)).to_string());
+        let uptime = self.uptime_ms.map(|uptime| {
+            humantime::format_duration(Duration::from_secs(uptime / 1_000)).to_string()
+        });
         vec![
             self.vertex.clone(),
             self.address.clone(),
@@ -215,7 +271,14 @@ struct ShardRow {
 }
 
 impl Row for ShardRow {
-    const HEADER: &'static [&'static str] = &["SHARD", "LEADER", "TERM", "TOPICS", "COMMITTED", "REPLICAS (STATE, ENTRIES BEHIND)"];
+    const HEADER: &'static [&'static str] = &[
+        "SHARD",
+        "LEADER",
+        "TERM",
+        "TOPICS",
+        "COMMITTED",
+        "REPLICAS (STATE, ENTRIES BEHIND)",
+    ];
 
     fn cells(&self) -> Vec<String> {
         let replicas: Vec<String> = self.replicas.iter().map(in_words).collect();
@@ -224,7 +287,8 @@ impl Row for ShardRow {
             self.leader.clone().unwrap_or_else(|| "-".to_owned()),
             self.term.to_string(),
             self.topic_count.to_string(),
-            self.committed_index.map_or_else(|| "-".to_owned(), |index| index.to_string()),
+            self.committed_index
+                .map_or_else(|| "-".to_owned(), |index| index.to_string()),
             replicas.join(", "),
         ]
     }
@@ -246,7 +310,11 @@ fn print(survey: &Survey, output: &mut Output) -> Result<()> {
     if let Some(any) = survey.heard.values().next()
         && output.format() == Format::Text
     {
-        let copies = if any.replication_factor == 1 { "copy" } else { "copies" };
+        let copies = if any.replication_factor == 1 {
+            "copy"
+        } else {
+            "copies"
+        };
         let (name, dimension, factor) = (&any.cluster, any.dimension, any.replication_factor);
         output.bytes(format!("cluster {name}, a cube of dimension {dimension}, {factor} {copies} of each topic\n\n").as_bytes())?;
     }
@@ -264,8 +332,20 @@ mod tests {
 
     use super::*;
 
-    fn replica(peer: u32, role: v1::ReplicaRole, state: v1::ReplicaState, lag_entries: Option<u64>) -> v1::Replica {
-        v1::Replica { vertex: peer.to_string(), peer, role: role.into(), state: state.into(), lag_entries, ..v1::Replica::default() }
+    fn replica(
+        peer: u32,
+        role: v1::ReplicaRole,
+        state: v1::ReplicaState,
+        lag_entries: Option<u64>,
+    ) -> v1::Replica {
+        v1::Replica {
+            vertex: peer.to_string(),
+            peer,
+            role: role.into(),
+            state: state.into(),
+            lag_entries,
+            ..v1::Replica::default()
+        }
     }
 
     /// One of two peers of a cube of one dimension; the other does not answer.
@@ -280,11 +360,22 @@ mod tests {
             topic_count: 1,
             replicas: vec![
                 replica(0, v1::ReplicaRole::Voter, v1::ReplicaState::Leader, Some(0)),
-                replica(1, v1::ReplicaRole::Standby, v1::ReplicaState::Learner, Some(3)),
+                replica(
+                    1,
+                    v1::ReplicaRole::Standby,
+                    v1::ReplicaState::Learner,
+                    Some(3),
+                ),
             ],
             ..v1::ShardStatus::default()
         };
-        let neighbour = v1::Neighbour { vertex: "1".to_owned(), peer: 1, address: "http://b:1".to_owned(), is_reachable: Some(false), ..v1::Neighbour::default() };
+        let neighbour = v1::Neighbour {
+            vertex: "1".to_owned(),
+            peer: 1,
+            address: "http://b:1".to_owned(),
+            is_reachable: Some(false),
+            ..v1::Neighbour::default()
+        };
         let status = v1::GetNodeStatusResponse {
             vertex: "0".to_owned(),
             address: "http://a:1".to_owned(),
@@ -306,13 +397,27 @@ mod tests {
     fn peer_that_is_only_named_is_unreachable() {
         let (mut output, written) = Output::captured(Format::Text);
         print(&alone(), &mut output).unwrap();
-        expect![[""]].assert_eq(&written.data());
+        expect![[r#"
+            cluster test, a cube of dimension 1, 2 copies of each topic
+
+            VERTEX  ADDRESS     STATE                LEADS  REPLICAS OF  UP  VERSION
+            0       http://a:1  ready, no link to 1  0      -            0s  0.1.0
+            1       http://b:1  unreachable          -      -            -   -
+
+            SHARD  LEADER  TERM  TOPICS  COMMITTED  REPLICAS (STATE, ENTRIES BEHIND)
+            0      0       2     1       7          0 leader, 1 unreachable 3
+        "#]]
+        .assert_eq(&written.data());
     }
 
     #[test]
     fn json_has_an_object_for_each_peer_and_shard() {
         let (mut output, written) = Output::captured(Format::Json);
         print(&alone(), &mut output).unwrap();
-        expect![[""]].assert_eq(&written.data());
+        expect![[r#"
+            {"kind":"peer","vertex":"0","peer":0,"address":"http://a:1","state":"ready","version":"0.1.0","uptime_ms":0,"leads":["0"],"shards":["0"],"broken_links":["1"]}
+            {"kind":"peer","vertex":"1","peer":1,"address":"http://b:1","state":"unreachable","leads":[],"shards":[],"broken_links":[]}
+            {"kind":"shard","shard":"0","leader":"0","term":2,"committed_index":7,"topic_count":1,"replicas":[{"vertex":"0","peer":0,"role":"voter","state":"leader","lag_entries":0},{"vertex":"1","peer":1,"role":"standby","state":"unreachable","lag_entries":3}]}
+        "#]].assert_eq(&written.data());
     }
 }

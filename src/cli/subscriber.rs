@@ -34,22 +34,37 @@ pub(super) async fn run(command: Command, session: &mut Session<'_>) -> Result<(
         Command::Delete { subscriber } => delete(&subscriber, session).await,
         Command::List { prefix } => {
             let subscribers = session.client().subscribers(&prefix);
-            session.list::<_, Subscriber>("subscribers", subscribers).await
+            session
+                .list::<_, Subscriber>("subscribers", subscribers)
+                .await
         }
     }
 }
 
 async fn create(subscriber: &str, session: &mut Session<'_>) -> Result<()> {
     let client = session.client();
-    let created = session.call("CreateSubscriber", client.create_subscriber(subscriber)).await?;
+    let created = session
+        .call("CreateSubscriber", client.create_subscriber(subscriber))
+        .await?;
     let place = text::placement(&created.placement.owner, &created.placement.replicas);
     let record = Placed::<Subscriber>::from(created);
-    Ok(session.output.line(format_args!("subscriber {subscriber} created: {place}"), &record)?)
+    Ok(session.output.line(
+        format_args!("subscriber {subscriber} created: {place}"),
+        &record,
+    )?)
 }
 
 async fn delete(subscriber: &str, session: &mut Session<'_>) -> Result<()> {
     let client = session.client();
-    session.call("DeleteSubscriber", client.delete_subscriber(subscriber)).await?;
-    let record = Deleted { subscriber: Some(subscriber), deleted: true, ..Deleted::default() };
-    Ok(session.output.line(format_args!("subscriber {subscriber} deleted"), &record)?)
+    session
+        .call("DeleteSubscriber", client.delete_subscriber(subscriber))
+        .await?;
+    let record = Deleted {
+        subscriber: Some(subscriber),
+        deleted: true,
+        ..Deleted::default()
+    };
+    Ok(session
+        .output
+        .line(format_args!("subscriber {subscriber} deleted"), &record)?)
 }

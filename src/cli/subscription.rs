@@ -47,26 +47,55 @@ pub(super) struct Unsubscribe {
 
 pub(super) async fn run(command: Command, session: &mut Session<'_>) -> Result<()> {
     let Command::List { topic, subscriber } = command;
-    let subscriptions = session.client().subscriptions(SubscriptionFilter { topic, subscriber });
-    session.list::<_, Subscription>("subscriptions", subscriptions).await
+    let subscriptions = session
+        .client()
+        .subscriptions(SubscriptionFilter { topic, subscriber });
+    session
+        .list::<_, Subscription>("subscriptions", subscriptions)
+        .await
 }
 
 pub(super) async fn subscribe(arguments: Subscribe, session: &mut Session<'_>) -> Result<()> {
-    let Subscribe { topic, subscriber, from } = arguments;
+    let Subscribe {
+        topic,
+        subscriber,
+        from,
+    } = arguments;
     let reader = session.client().subscriber(subscriber.as_str());
-    let subscription = session.call("Subscribe", reader.subscribe(&topic, from)).await?;
-    let Some(made) = subscription.made().cloned() else { return Ok(()) };
-    let record = Subscription { is_existing: Some(made.is_existing), ..made.info.into() };
+    let subscription = session
+        .call("Subscribe", reader.subscribe(&topic, from))
+        .await?;
+    let Some(made) = subscription.made().cloned() else {
+        return Ok(());
+    };
+    let record = Subscription {
+        is_existing: Some(made.is_existing),
+        ..made.info.into()
+    };
     let was = if made.is_existing { " already" } else { "" };
     let offset = record.next_offset;
-    let words = format!("subscriber {subscriber} is{was} subscribed to {topic}, next offset {offset}");
+    let words =
+        format!("subscriber {subscriber} is{was} subscribed to {topic}, next offset {offset}");
     Ok(session.output.line(words, &record)?)
 }
 
 pub(super) async fn unsubscribe(arguments: Unsubscribe, session: &mut Session<'_>) -> Result<()> {
     let Unsubscribe { topic, subscriber } = &arguments;
-    let subscription = session.client().subscriber(subscriber.as_str()).subscription(topic);
-    session.call("Unsubscribe", subscription.unsubscribe()).await?;
-    let record = Deleted { topic: Some(topic), subscriber: Some(subscriber), deleted: true, ..Deleted::default() };
-    Ok(session.output.line(format_args!("subscriber {subscriber} is no longer subscribed to {topic}"), &record)?)
+    let subscription = session
+        .client()
+        .subscriber(subscriber.as_str())
+        .subscription(topic);
+    session
+        .call("Unsubscribe", subscription.unsubscribe())
+        .await?;
+    let record = Deleted {
+        topic: Some(topic),
+        subscriber: Some(subscriber),
+        deleted: true,
+        ..Deleted::default()
+    };
+    Ok(session.output.line(
+        format_args!("subscriber {subscriber} is no longer subscribed to {topic}"),
+        &record,
+    )?)
 }

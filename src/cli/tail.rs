@@ -42,13 +42,18 @@ pub(super) struct Arguments {
 pub(super) async fn run(arguments: Arguments, session: &mut Session<'_>) -> Result<()> {
     let mut signals = Signals::new()?;
     if let Some(subscriber) = &arguments.subscriber {
-        let subscription = session.client().subscriber(subscriber.as_str()).subscription(&arguments.topic);
+        let subscription = session
+            .client()
+            .subscriber(subscriber.as_str())
+            .subscription(&arguments.topic);
         return follow_until_told(&subscription, &arguments, session, &mut signals).await;
     }
     let own = own_subscriber(session).await?;
     let done = follow_as(&own, &arguments, session, &mut signals).await;
     let client = session.client();
-    let removed = session.call("DeleteSubscriber", client.delete_subscriber(&own)).await;
+    let removed = session
+        .call("DeleteSubscriber", client.delete_subscriber(&own))
+        .await;
     done.and(removed)
 }
 
@@ -64,13 +69,24 @@ async fn own_subscriber(session: &mut Session<'_>) -> Result<String> {
             Err(error) => return Err(error.into()),
         }
     }
-    let problem = format!("all of the subscribers tail-{process}-0 to {OWN_NAMES_MAX} exist; delete some");
+    let problem =
+        format!("all of the subscribers tail-{process}-0 to {OWN_NAMES_MAX} exist; delete some");
     Err(Failure::Failed(problem).into())
 }
 
-async fn follow_as(own: &str, arguments: &Arguments, session: &mut Session<'_>, signals: &mut Signals) -> Result<()> {
+async fn follow_as(
+    own: &str,
+    arguments: &Arguments,
+    session: &mut Session<'_>,
+    signals: &mut Signals,
+) -> Result<()> {
     let subscriber = session.client().subscriber(own);
-    let subscription = session.call("Subscribe", subscriber.subscribe(&arguments.topic, arguments.from)).await?;
+    let subscription = session
+        .call(
+            "Subscribe",
+            subscriber.subscribe(&arguments.topic, arguments.from),
+        )
+        .await?;
     follow_until_told(&subscription, arguments, session, signals).await
 }
 
@@ -80,7 +96,9 @@ async fn follow_until_told(
     session: &mut Session<'_>,
     signals: &mut Signals,
 ) -> Result<()> {
-    session.output.word(format_args!("following {}; Ctrl-C ends", arguments.topic))?;
+    session
+        .output
+        .word(format_args!("following {}; Ctrl-C ends", arguments.topic))?;
     // A page that is being printed when the signal comes is printed to its end, because printing does not wait; when its acknowledgement
     // is cut off, it comes again: at least once.
     tokio::select! {
@@ -89,16 +107,27 @@ async fn follow_until_told(
     }
 }
 
-async fn follow(subscription: &Subscription, arguments: &Arguments, session: &mut Session<'_>) -> Result<()> {
+async fn follow(
+    subscription: &Subscription,
+    arguments: &Arguments,
+    session: &mut Session<'_>,
+) -> Result<()> {
     let mut is_first = true;
     loop {
         let options = PullOptions::new().max_messages(PAGE_MESSAGES).wait(WAIT);
-        let Some(pulled) = persist(|| subscription.pull(options), session).await? else { continue };
+        let Some(pulled) = persist(|| subscription.pull(options), session).await? else {
+            continue;
+        };
         if std::mem::take(&mut is_first) {
             session.tell_source(pulled.source.as_ref())?;
         }
-        let Some(next) = print(pulled, arguments, session)? else { continue };
-        while persist(|| subscription.acknowledge(next), session).await?.is_none() {}
+        let Some(next) = print(pulled, arguments, session)? else {
+            continue;
+        };
+        while persist(|| subscription.acknowledge(next), session)
+            .await?
+            .is_none()
+        {}
     }
 }
 
@@ -122,7 +151,9 @@ where
 fn print(pulled: Pulled, arguments: &Arguments, session: &mut Session<'_>) -> Result<Option<u64>> {
     let next = Some(pulled.next_offset).filter(|_| !pulled.is_empty());
     for message in pulled {
-        arguments.printer.print(&arguments.topic, &message, session.output)?;
+        arguments
+            .printer
+            .print(&arguments.topic, &message, session.output)?;
     }
     session.output.flush()?;
     Ok(next)

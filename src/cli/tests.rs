@@ -67,7 +67,10 @@ fn wrong_arguments_are_refused() {
         "status --output xml",
     ] {
         let error = parse(line).expect_err(line);
-        assert!(error.use_stderr() || line.is_empty() || line == "topic", "{line}");
+        assert!(
+            error.use_stderr() || line.is_empty() || line == "topic",
+            "{line}"
+        );
         assert_eq!(exit::usage(&error), ExitCode::from(2), "{line}");
     }
 }
@@ -76,7 +79,10 @@ fn wrong_arguments_are_refused() {
 fn every_setting_is_a_flag_of_a_node() {
     let command = Cli::command();
     let node = command.find_subcommand("node").unwrap();
-    let flags: Vec<_> = node.get_arguments().filter_map(clap::Arg::get_long).collect();
+    let flags: Vec<_> = node
+        .get_arguments()
+        .filter_map(clap::Arg::get_long)
+        .collect();
     for setting in SETTINGS {
         assert!(flags.contains(&setting.flag().as_str()), "{}", setting.key);
     }
@@ -92,7 +98,10 @@ fn addresses_come_from_all_flags_and_default_to_dev() {
 }
 
 fn time() -> Option<prost_types::Timestamp> {
-    Some(prost_types::Timestamp { seconds: 1_800_000_000, nanos: 5_000_000 })
+    Some(prost_types::Timestamp {
+        seconds: 1_800_000_000,
+        nanos: 5_000_000,
+    })
 }
 
 fn both(text: impl Fn(&mut Output), expected: &Expect) {
@@ -122,8 +131,16 @@ fn topic() -> record::Topic {
 #[test]
 fn topics_are_a_table_and_objects() {
     both(
-        |output| output.table(Some(record::Topic::HEADER), &[topic()]).unwrap(),
-        &expect![[""]],
+        |output| {
+            output
+                .table(Some(record::Topic::HEADER), &[topic()])
+                .unwrap();
+        },
+        &expect![[r#"
+            TOPIC  OWNER  MESSAGES  BYTES  CREATOR  CREATED
+            news   100    3         15     agency   2027-01-15T08:00:00.005Z
+            {"topic":"news","id":7,"owner":"100","creator":"agency","create_time":"2027-01-15T08:00:00.005Z","first_offset":0,"next_offset":3,"bytes":15}
+        "#]],
     );
 }
 
@@ -132,10 +149,17 @@ fn created_topic_names_owner_and_replicas_by_their_bits() {
     // REQ A3
     let replicas: Vec<String> = ["101", "110", "000"].map(str::to_owned).into();
     let words = format!("topic news created: {}", text::placement("100", &replicas));
-    let created = record::Placed { item: topic(), replicas, leader: Some("100".to_owned()) };
+    let created = record::Placed {
+        item: topic(),
+        replicas,
+        leader: Some("100".to_owned()),
+    };
     both(
         |output| output.line(&words, &created).unwrap(),
-        &expect![[""]],
+        &expect![[r#"
+            topic news created: owner 100, replicas 101, 110, 000
+            {"topic":"news","id":7,"owner":"100","creator":"agency","create_time":"2027-01-15T08:00:00.005Z","first_offset":0,"next_offset":3,"bytes":15,"replicas":["101","110","000"],"leader":"100"}
+        "#]],
     );
 }
 
@@ -155,7 +179,10 @@ fn publish_tells_offsets_and_who_stored_them() {
     };
     both(
         |output| output.line(published.sentence(), &published).unwrap(),
-        &expect![[""]],
+        &expect![[r#"
+            published 3 messages to news at offsets 0..2 (stored by 100, 101, 110)
+            {"topic":"news","first_offset":0,"message_count":3,"append_time":"2027-01-15T08:00:00.005Z","reached":"quorum","stored_by":["100","101","110"],"is_duplicate":false,"owner":"100","replicas":["101","110","000"]}
+        "#]],
     );
 }
 
@@ -175,6 +202,9 @@ fn place_of_a_topic_is_told_though_it_does_not_exist() {
     let location = record::Location::from(cubecast_sdk::Location::from(location));
     both(
         |output| output.line(location.sentence(), &location).unwrap(),
-        &expect![[""]],
+        &expect![[r#"
+            topic news does not exist; its place: owner 100, replicas 101, 110, 000; led by 100 at http://127.0.0.1:8004 in term 1
+            {"topic":"news","exists":false,"owner":"100","replicas":["101","110","000"],"leader":"100","leader_address":"http://127.0.0.1:8004","term":1,"replica_status":[]}
+        "#]],
     );
 }

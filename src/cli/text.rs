@@ -49,9 +49,13 @@ pub(super) fn base64(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for three in bytes.chunks(3) {
-        let bits = (0..3).fold(0_usize, |bits, at| bits << 8 | three.get(at).copied().map_or(0, usize::from));
+        let bits = (0..3).fold(0_usize, |bits, at| {
+            bits << 8 | three.get(at).copied().map_or(0, usize::from)
+        });
         for digit in 0..4 {
-            let letter = ALPHABET.get(bits >> (18 - 6 * digit) & 0x3f).filter(|_| digit <= three.len());
+            let letter = ALPHABET
+                .get(bits >> (18 - 6 * digit) & 0x3f)
+                .filter(|_| digit <= three.len());
             text.push(letter.copied().map_or('=', char::from));
         }
     }
@@ -60,7 +64,11 @@ pub(super) fn base64(bytes: &[u8]) -> String {
 
 /// A sentence's list: `a, b`; `-` for none.
 pub(super) fn list(items: &[String]) -> String {
-    if items.is_empty() { "-".to_owned() } else { items.join(", ") }
+    if items.is_empty() {
+        "-".to_owned()
+    } else {
+        items.join(", ")
+    }
 }
 
 /// `2.310 ms`.
@@ -83,9 +91,15 @@ mod tests {
         assert_eq!(offsets(7, 1), "offset 7");
         assert_eq!(offsets(0, 3), "offsets 0..2");
         let replicas = ["101", "110", "000"].map(str::to_owned);
-        assert_eq!(placement("100", &replicas), "owner 100, replicas 101, 110, 000");
+        assert_eq!(
+            placement("100", &replicas),
+            "owner 100, replicas 101, 110, 000"
+        );
         assert_eq!(placement("0", &[]), "owner 0");
-        assert_eq!(milliseconds(std::time::Duration::from_micros(2310)), "2.310 ms");
+        assert_eq!(
+            milliseconds(std::time::Duration::from_micros(2310)),
+            "2.310 ms"
+        );
     }
 
     #[test]

@@ -68,25 +68,45 @@ async fn create(topic: &str, publisher: Option<String>, session: &mut Session<'_
     let created = match publisher {
         Some(publisher) => {
             let publisher = client.publisher(publisher);
-            session.call("CreateTopic", publisher.create_topic(topic)).await?
+            session
+                .call("CreateTopic", publisher.create_topic(topic))
+                .await?
         }
-        None => session.call("CreateTopic", client.create_topic(topic)).await?,
+        None => {
+            session
+                .call("CreateTopic", client.create_topic(topic))
+                .await?
+        }
     };
     let place = text::placement(&created.placement.owner, &created.placement.replicas);
+    session.tell_leader(&created.placement)?;
     let record = Placed::<Topic>::from(created);
-    Ok(session.output.line(format_args!("topic {topic} created: {place}"), &record)?)
+    Ok(session
+        .output
+        .line(format_args!("topic {topic} created: {place}"), &record)?)
 }
 
 async fn delete(topic: &str, session: &mut Session<'_>) -> Result<()> {
     let client = session.client();
-    session.call("DeleteTopic", client.delete_topic(topic)).await?;
-    let record = Deleted { topic: Some(topic), deleted: true, ..Deleted::default() };
-    Ok(session.output.line(format_args!("topic {topic} deleted"), &record)?)
+    session
+        .call("DeleteTopic", client.delete_topic(topic))
+        .await?;
+    let record = Deleted {
+        topic: Some(topic),
+        deleted: true,
+        ..Deleted::default()
+    };
+    Ok(session
+        .output
+        .line(format_args!("topic {topic} deleted"), &record)?)
 }
 
 async fn get(topic: &str, consistency: Reading, session: &mut Session<'_>) -> Result<()> {
     let client = session.client();
-    let found = session.call("GetTopic", client.topic(topic, consistency.into())).await?;
+    let found = session
+        .call("GetTopic", client.topic(topic, consistency.into()))
+        .await?;
+    session.tell_leader(&found.placement)?;
     let record = Placed::<Topic>::from(found);
     Ok(session.output.line(described(&record), &record)?)
 }
@@ -98,21 +118,36 @@ fn described(topic: &Placed<Topic>) -> String {
     let count = item.message_count();
     let messages = match count {
         0 => format!("no message, the next gets offset {}", item.next_offset),
-        _ => format!("{} at {}", text::count(count, "message"), text::offsets(item.first_offset, count)),
+        _ => format!(
+            "{} at {}",
+            text::count(count, "message"),
+            text::offsets(item.first_offset, count)
+        ),
     };
-    let creator = item.creator.as_ref().map_or_else(String::new, |creator| format!(" by {creator}"));
-    let (name, bytes, time) = (&item.topic, text::count(item.bytes, "byte"), &item.create_time);
+    let creator = item
+        .creator
+        .as_ref()
+        .map_or_else(String::new, |creator| format!(" by {creator}"));
+    let (name, bytes, time) = (
+        &item.topic,
+        text::count(item.bytes, "byte"),
+        &item.create_time,
+    );
     format!("topic {name}: {place}; {messages}, {bytes}; created {time}{creator}")
 }
 
 async fn locate(topic: &str, session: &mut Session<'_>) -> Result<()> {
     let client = session.client();
-    let location = session.call("LocateTopic", client.locate_topic(topic)).await?;
+    let location = session
+        .call("LocateTopic", client.locate_topic(topic))
+        .await?;
     session.tell_source(location.source.as_ref())?;
     let record = Location::from(location);
     session.output.line(record.sentence(), &record)?;
     if session.output.format() == Format::Text && !record.replica_status.is_empty() {
-        session.output.table(Some(<Replica as Row>::HEADER), &record.replica_status)?;
+        session
+            .output
+            .table(Some(<Replica as Row>::HEADER), &record.replica_status)?;
     }
     Ok(())
 }

@@ -74,7 +74,10 @@ pub fn listen(config: &Config) -> Result<TcpListener, Error> {
     let mut address = config.listen;
     loop {
         match std::net::TcpListener::bind(address) {
-            Err(_) if config.next_free_port && address.port() < config.listen.port().saturating_add(100) => {
+            Err(_)
+                if config.next_free_port
+                    && address.port() < config.listen.port().saturating_add(100) =>
+            {
                 address.set_port(address.port().saturating_add(1));
             }
             listener => {
