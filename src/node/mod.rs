@@ -203,7 +203,11 @@ impl Node {
     }
 }
 
-fn listen(config: &Config) -> Result<TcpListener, Error> {
+/// Opens the listener that the settings name, or the next free port when they allow it.
+///
+/// # Errors
+/// [`Error::PortBusy`] or [`Error::Listen`].
+pub fn listen(config: &Config) -> Result<TcpListener, Error> {
     let mut address = config.listen;
     loop {
         match net::listen(address) {
