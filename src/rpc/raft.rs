@@ -8,9 +8,9 @@ use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::debug;
 
-use crate::consensus::{Error, Group, SHARD_KEY};
+use crate::consensus::{Error, Group, MESSAGE_BYTES_MAX, SHARD_KEY};
 use crate::link::Peers;
-use crate::proto::peer::v1::raft_service_server::RaftService;
+use crate::proto::peer::v1::raft_service_server::{RaftService, RaftServiceServer};
 use crate::proto::peer::v1::{
     AppendRequest, AppendResponse, HeartbeatRequest, HeartbeatResponse, TransferLeaderRequest,
     TransferLeaderResponse, VoteRequest, VoteResponse,
@@ -25,6 +25,13 @@ pub struct RaftApi {
     peers: Peers,
 }
 
+/// The service for these replicas, with room for the largest append.
+pub fn service(replicas: Replicas, peers: Peers) -> RaftServiceServer<RaftApi> {
+    RaftServiceServer::new(RaftApi::new(replicas, peers))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX)
+}
+
 impl RaftApi {
     /// Serves these replicas to these peers.
     pub fn new(replicas: Replicas, peers: Peers) -> Self {
@@ -36,10 +43,7 @@ impl RaftApi {
         self.peers
             .recognise(metadata)
             .map_err(|error| Fault::new(ErrorReason::NotAPeer, error.to_string()).into_status())?;
-        let replicas = self.replicas.all();
-        let replica = replicas
-            .iter()
-            .find(|replica| u32::from(replica.shard().index()) == shard);
+        let replica = self.replicas.with_index(shard);
         replica
             .map(|replica| replica.group().clone())
             .ok_or_else(|| {

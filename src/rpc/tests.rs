@@ -83,7 +83,7 @@ async fn lonely() -> Lonely {
     let api = Api::new(Parts {
         cluster,
         replicas: Replicas::default(),
-        peers: Peers::new(&options, acquaintances).unwrap(),
+        peers: Peers::new(&options, std::sync::Arc::new(acquaintances)).unwrap(),
         broker: Broker::new(broker::Options {
             clock: Arc::new(|| Timestamp(1)),
         }),
