@@ -148,7 +148,7 @@ async fn start(plan: &Plan) -> Result<Vec<Node>> {
     for vertex in plan.vertices() {
         let peer = vertex.index();
         let listener = listen(&plan.config(peer, plan.port(peer), None)?)?;
-        let port = listener.local_addr()?.port();
+        let port = listener.address().port();
         addresses.push(plan.address(port));
         listeners.push((peer, port, listener));
     }

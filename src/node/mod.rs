@@ -11,7 +11,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -23,7 +22,7 @@ use crate::cluster::{self, Cluster, Member};
 use crate::config::Config;
 use crate::consensus;
 use crate::env::clock::{Clock, SystemClock};
-use crate::env::net;
+use crate::env::net::{self, Listener};
 use crate::link::{self, Peers};
 use crate::replica::{self, Replica, Replicas};
 use crate::store::{self, TopicStore};
@@ -63,14 +62,12 @@ impl Node {
     ///
     /// # Errors
     /// [`Error`] says in one sentence what to mend: the port, the directory, damage.
-    pub async fn start(config: Config, listener: Option<TcpListener>) -> Result<Self, Error> {
+    pub async fn start(config: Config, listener: Option<Listener>) -> Result<Self, Error> {
         let listener = match listener {
             Some(listener) => listener,
             None => listen(&config)?,
         };
-        let address = listener
-            .local_addr()
-            .map_err(|source| Error::Listener { source })?;
+        let address = listener.address();
         let opened = {
             let config = config.clone();
             tokio::task::spawn_blocking(move || storage::Storage::open(&config)).await
@@ -195,7 +192,7 @@ impl Node {
 ///
 /// # Errors
 /// [`Error::PortBusy`] or [`Error::Listen`].
-pub fn listen(config: &Config) -> Result<TcpListener, Error> {
+pub fn listen(config: &Config) -> Result<Listener, Error> {
     let mut address = config.listen;
     loop {
         match net::listen(address) {
@@ -392,12 +389,6 @@ pub enum Error {
     /// It cannot listen.
     #[error(transparent)]
     Listen(#[from] net::Error),
-    /// The listener has no address.
-    #[error("the listener has no address")]
-    Listener {
-        /// What the system said.
-        source: std::io::Error,
-    },
     /// The data directory cannot be used.
     #[error(transparent)]
     Directory(#[from] DirectoryError),
