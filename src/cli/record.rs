@@ -458,10 +458,10 @@ pub(super) struct Setting {
 }
 
 impl Row for Setting {
-    const HEADER: &'static [&'static str] = &["SETTING", "VALUE", "FROM"];
+    const HEADER: &'static [&'static str] = &["SETTING", "FROM", "VALUE"];
 
     fn cells(&self) -> Vec<String> {
-        vec![self.key.to_owned(), self.value.clone(), self.origin.clone()]
+        vec![self.key.to_owned(), self.origin.clone(), self.value.clone()]
     }
 }
 
