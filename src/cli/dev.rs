@@ -130,7 +130,7 @@ impl Plan {
     }
 
     fn vertices(&self) -> impl Iterator<Item = Vertex> {
-        self.first.vertices()
+        self.first.dimension.vertices()
     }
 }
 

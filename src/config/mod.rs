@@ -23,7 +23,7 @@ pub use source::{Origin, Row, Sources};
 
 use crate::cube::ReplicationFactor;
 use crate::telemetry;
-use crate::types::{ByteCount, Dimension, Limits, Name, PeerId, Vertex};
+use crate::types::{ByteCount, Dimension, Limits, Name, PeerId};
 
 /// All settings of one peer, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,9 +86,17 @@ impl Config {
         self.data_dir.join(format!("peer-{:03}", self.peer.0))
     }
 
-    /// Every vertex of the cube, in ascending order.
-    pub fn vertices(&self) -> impl Iterator<Item = Vertex> {
-        self.dimension.vertices()
+    /// The address at which a program on this machine reaches the peer, such as `http://127.0.0.1:8000`.
+    pub fn local_address(&self) -> String {
+        raw::address(self.listen)
+    }
+
+    /// The settings as the peer `peer` of the same machine would have them: another number, port, address and directory.
+    ///
+    /// # Errors
+    /// When there is no such peer.
+    pub fn of_peer(sources: &Sources, peer: PeerId) -> Result<Self, Error> {
+        Self::load(&sources.clone().peer(peer))
     }
 }
 

@@ -115,7 +115,8 @@ impl Raw {
                     other => self.port_of(other, layers),
                 })
                 .collect();
-            self.peers = Some(ports?.into_iter().map(|port| self.address(port)).collect());
+            let address = |port| address(SocketAddr::new(self.listen_host, port));
+            self.peers = Some(ports?.into_iter().map(address).collect());
         }
         let mut peers = self.peers.iter().flatten();
         let own = peers.nth(usize::from(self.peer)).cloned();
@@ -134,14 +135,14 @@ impl Raw {
             layers.wrong("base_port", problem)
         })
     }
+}
 
-    /// The address of a port of this machine.
-    fn address(&self, port: u16) -> String {
-        let host = match self.listen_host {
-            host if !host.is_unspecified() => host,
-            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-        };
-        format!("http://{}", SocketAddr::new(host, port))
-    }
+/// The address at which this machine reaches what listens there.
+pub(super) fn address(listen: SocketAddr) -> String {
+    let host = match listen.ip() {
+        host if !host.is_unspecified() => host,
+        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+    };
+    format!("http://{}", SocketAddr::new(host, listen.port()))
 }

@@ -13,6 +13,7 @@ use figment::{Figment, Metadata, Profile, Provider};
 use super::Error;
 use super::raw::Raw;
 use super::setting::{Kind, OTHER_VARIABLES, SETTINGS, Setting, VARIABLE_PREFIX};
+use crate::types::PeerId;
 
 /// Where settings are looked for, each over the one before: file, environment, flags.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -51,6 +52,12 @@ impl Sources {
     #[must_use]
     pub fn flag(mut self, setting: &'static Setting, value: &str) -> Self {
         self.flags.insert(setting.key, value.to_owned());
+        self
+    }
+
+    /// Sets the number of the peer, as its flag would.
+    pub(super) fn peer(mut self, peer: PeerId) -> Self {
+        self.flags.insert("peer", peer.to_string());
         self
     }
 }

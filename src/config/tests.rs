@@ -50,7 +50,7 @@ fn defaults_are_eight_peers_on_this_machine() {
     assert_eq!(config.replication_factor.copies(), 4);
     assert_eq!(config.limits, Limits::default());
     assert_eq!(config.peer_dir(), Path::new("./cubecast-data/peer-000"));
-    assert_eq!(config.vertices().count(), 8);
+    assert_eq!(config.local_address(), "http://127.0.0.1:8000");
     assert!(!config.fault_injection);
 }
 
@@ -132,6 +132,51 @@ fn own_port_and_any_interface_are_seen_in_the_addresses() {
     assert_eq!(config.peers[0], "http://127.0.0.1:8000");
     assert_eq!(config.peers[1], "http://127.0.0.1:7777");
     assert_eq!(config.advertise, "http://127.0.0.1:7777");
+    assert_eq!(config.local_address(), "http://127.0.0.1:7777");
+}
+
+#[test]
+fn another_peer_of_the_machine_has_its_own_port_and_directory() {
+    let sources = Sources::default().flag(setting("base_port"), "9000");
+    let config = Config::of_peer(&sources, PeerId(5)).unwrap();
+    assert_eq!(config.listen.port(), 9005);
+    assert!(config.peer_dir().ends_with("peer-005"));
+    assert!(Config::of_peer(&sources, PeerId(8)).is_err());
+}
+
+/// What the container files set are settings, and the eight containers agree on who is where.
+#[test]
+fn variables_of_the_container_files_are_settings() {
+    let compose = include_str!("../../docker-compose.yml");
+    let all = format!("{compose}{}", include_str!("../../Dockerfile"));
+    let is_part = |c: char| c.is_ascii_uppercase() || c == '_';
+    let words = all.split(|c: char| !is_part(c));
+    let variables: Vec<&str> = words.filter(|word| word.starts_with("CUBECAST_")).collect();
+    assert!(variables.len() > 10, "{variables:?}");
+    for variable in variables {
+        let known = SETTINGS
+            .iter()
+            .any(|setting| setting.variable() == variable);
+        assert!(known, "{variable}");
+    }
+    let after = compose.split("CUBECAST_PEERS: >-").nth(1).unwrap();
+    let peers: String = after
+        .split("\n\n")
+        .next()
+        .unwrap()
+        .split_whitespace()
+        .collect();
+    let config = with_environment(&[("CUBECAST_PEERS", &peers)]).unwrap();
+    for (vertex, address) in config.dimension.vertices().zip(&config.peers) {
+        let port = 8000 + vertex.index();
+        assert_eq!(address, &format!("http://node-{vertex}:{port}"));
+        let service = format!("  node-{vertex}:\n");
+        let service = compose.split(&service).nth(1).unwrap();
+        let service = service.split("\n\n").next().unwrap();
+        assert!(service.contains(&format!("CUBECAST_PEER: \"{}\"", vertex.index())));
+        assert!(service.contains(&format!("127.0.0.1:{port}:{port}")));
+        assert!(service.contains(&format!("data-{vertex}:/data")));
+    }
 }
 
 #[test]

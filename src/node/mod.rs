@@ -1,41 +1,139 @@
-//! A stand-in for the composition root, with its signatures and without its work. Begin with [`Node`].
+//! The composition root: one peer, built from its settings, until it is stopped.
+//!
+//! Here, and nowhere else, is decided who works with whom: the disk under the log and the store, those under the replicas, the replicas under
+//! the calls, the calls behind the listener. It does no work of its own. Begin with [`Node::start`].
+
+mod directory;
+mod server;
+mod storage;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, info, warn};
 
+use crate::broker::{self, Broker};
+use crate::cluster::{self, Cluster, Member};
 use crate::config::Config;
-use crate::types::PeerId;
+use crate::consensus;
+use crate::env::clock::{Clock, SystemClock};
+use crate::env::net;
+use crate::link::{self, Peers};
+use crate::proto::peer::v1::raft_service_server::RaftServiceServer;
+use crate::replica::{self, Replica, Replicas};
+use crate::rpc::raft::RaftApi;
+use crate::store::{self, TopicStore};
+use crate::types::{ByteCount, PeerId, Vertex};
+use crate::wal::{self, RaftLog};
+use crate::{cube, rpc};
+
+pub use directory::Error as DirectoryError;
+
+/// Dialling a neighbour on any network that a cluster should span takes less.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// A frozen peer is noticed by its connections within one and a half times this.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(2);
+/// A command has its batch and some hundred bytes around it.
+const COMMAND_OVERHEAD_BYTES: u64 = 4096;
+/// What belonged to deleted topics is removed in steps of this many rows, so that nothing else waits for long.
+const SWEEP_ROWS: usize = 1000;
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// Ports that are tried after a busy one.
+const NEXT_PORTS_MAX: u16 = 100;
 
 /// A running peer.
-#[derive(Debug)]
 pub struct Node {
     config: Config,
     address: SocketAddr,
-    failed: watch::Sender<Option<Arc<Error>>>,
-    _listener: TcpListener,
+    replicas: Replicas,
+    wal: Arc<dyn RaftLog>,
+    store: Arc<dyn TopicStore>,
+    stop: server::Stop,
+    tasks: TaskTracker,
+    api: rpc::Api,
+    health: rpc::HealthSwitch,
+    /// Kept until the end: while it lives, no other process can take the directory.
+    directory: directory::Directory,
 }
 
 impl Node {
-    /// Starts a peer.
+    /// Starts a peer: opens its disk, joins its shards and serves. It listens on what `listener` is, or on what the settings say.
     ///
     /// # Errors
-    /// [`Error`] says what to mend.
+    /// [`Error`] says in one sentence what to mend: the port, the directory, damage.
     pub async fn start(config: Config, listener: Option<TcpListener>) -> Result<Self, Error> {
         let listener = match listener {
             Some(listener) => listener,
             None => listen(&config)?,
         };
-        let address = listener.local_addr()?;
-        tokio::task::yield_now().await;
+        let address = listener
+            .local_addr()
+            .map_err(|source| Error::Listener { source })?;
+        let opened = {
+            let config = config.clone();
+            tokio::task::spawn_blocking(move || storage::Storage::open(&config)).await
+        };
+        let storage::Storage {
+            directory,
+            wal,
+            store,
+            acquaintances,
+        } = opened.map_err(|_| Error::Interrupted)??;
+        let cluster = Cluster::new(cluster_options(&config)?)?;
+        log_neighbours(&cluster);
+        let peers = Peers::new(&link_options(&config, directory.id), acquaintances)?;
+        let parts = replica::Parts {
+            wal: Arc::clone(&wal),
+            store: Arc::clone(&store),
+            peers: peers.clone(),
+        };
+        let replicas = start_replicas(&config, &cluster, directory.incarnation, &parts).await?;
+
+        let stop = server::Stop::default();
+        let broker = Broker::new(broker::Options { clock: clock() });
+        let facts = facts(&config, &directory, &store, &wal, stop.drain.clone());
+        let parts = rpc::Parts {
+            cluster,
+            replicas: replicas.clone(),
+            peers: peers.clone(),
+            broker,
+            limits: config.limits,
+            facts,
+        };
+        let health = rpc::Health::new().await;
+        let switch = health.switch();
+        let raft = RaftServiceServer::new(RaftApi::new(replicas.clone(), peers))
+            .max_decoding_message_size(consensus::MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(consensus::MESSAGE_BYTES_MAX);
+        let api = rpc::Api::new(parts);
+        let routes = rpc::routes(&api, health, |routes| {
+            routes.add_service(raft)
+        })?;
+        let options = server::Options {
+            connections_max: config.limits.connections_max,
+        };
+        let tasks = TaskTracker::new();
+        tasks.spawn(server::Server::new(listener, routes, options).run(stop.clone()));
+        tasks.spawn(sweep(Arc::clone(&store), stop.drain.clone()));
+        switch.serve().await;
+        info!(peer = %config.peer, %address, "serving");
         Ok(Self {
             config,
             address,
-            failed: watch::Sender::new(None),
-            _listener: listener,
+            replicas,
+            wal,
+            store,
+            stop,
+            tasks,
+            api,
+            health: switch,
+            directory,
         })
     }
 
@@ -49,42 +147,239 @@ impl Node {
         self.address
     }
 
+    /// Its replicas.
+    pub fn replicas(&self) -> &Replicas {
+        &self.replicas
+    }
+
     /// Waits until every shard of this peer has a leader; false when the deadline came first.
     pub async fn ready(&self, deadline: Instant) -> bool {
-        tokio::task::yield_now().await;
-        deadline > Instant::now()
+        for replica in self.replicas.all() {
+            let mut leader = replica.leader();
+            let led = leader.wait_for(|now| now.leader.is_some());
+            if !matches!(tokio::time::timeout_at(deadline, led).await, Ok(Ok(_))) {
+                return false;
+            }
+        }
+        true
     }
 
-    /// Turns to why the peer cannot go on.
-    pub fn failed(&self) -> watch::Receiver<Option<Arc<Error>>> {
-        self.failed.subscribe()
+    /// Turns to why the peer cannot go on: its log could not be written. What it had acknowledged is on disk; it must be stopped.
+    pub fn failed(&self) -> watch::Receiver<Option<Arc<wal::Error>>> {
+        self.wal.failed()
     }
 
-    /// Stops.
+    /// Stops: takes no new connections, lets the calls that run finish for the grace time, leaves the shards, closes the log.
     pub async fn stop(self) {
-        tokio::task::yield_now().await;
+        let Self { config, api, replicas, wal, store, stop, tasks, health, directory, .. } = self;
+        health.stop().await;
+        stop.drain.cancel();
+        for replica in replicas.all() {
+            replica.drain();
+        }
+        if tokio::time::timeout(config.shutdown_grace, api.drained()).await.is_err() {
+            warn!(grace = ?config.shutdown_grace, "calls were still open after the grace time");
+        }
+        for replica in replicas.all() {
+            replica.stop().await;
+        }
+        stop.cut.cancel();
+        tasks.close();
+        tasks.wait().await;
+        // The store saves the replay of the log at the next start; nothing depends on it.
+        let closed = tokio::task::spawn_blocking(move || {
+            wal.shutdown();
+            store.checkpoint()
+        });
+        match closed.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                warn!(%error, "the store was not flushed; the log will be replayed");
+            }
+            Err(error) => warn!(%error, "closing the disk did not end well"),
+        }
+        drop(directory);
+        info!(peer = %config.peer, "stopped");
     }
 }
 
-/// Takes the port of a peer, or the next free one if its settings say so.
+/// Opens the listener that the settings name, or the next free port when they allow it.
 ///
 /// # Errors
-/// [`Error`] names the port.
+/// [`Error::PortBusy`] or [`Error::Listen`].
 pub fn listen(config: &Config) -> Result<TcpListener, Error> {
     let mut address = config.listen;
     loop {
-        match std::net::TcpListener::bind(address) {
-            Err(_)
+        match net::listen(address) {
+            Err(net::Error::InUse { .. })
                 if config.next_free_port
-                    && address.port() < config.listen.port().saturating_add(100) =>
+                    && address.port() < config.listen.port().saturating_add(NEXT_PORTS_MAX) =>
             {
-                address.set_port(address.port().saturating_add(1));
+                address.set_port(address.port() + 1);
             }
-            listener => {
-                let listener = listener?;
-                listener.set_nonblocking(true)?;
-                return Ok(TcpListener::from_std(listener)?);
+            Err(net::Error::InUse { .. }) => return Err(Error::PortBusy { address }),
+            listener => return Ok(listener?),
+        }
+    }
+}
+
+/// Members as the settings list them: peer `i` is the home of vertex `i`.
+fn cluster_options(config: &Config) -> Result<cluster::Options, Error> {
+    let mut members = Vec::with_capacity(config.peers.len());
+    for (vertex, address) in config.dimension.vertices().zip(&config.peers) {
+        members.push(Member {
+            peer: PeerId(vertex.index()),
+            vertex,
+            address: address.clone(),
+        });
+    }
+    Ok(cluster::Options {
+        this: config.peer,
+        members,
+        dimension: config.dimension,
+        replication_factor: config.replication_factor.copies(),
+    })
+}
+
+fn link_options(config: &Config, directory: u128) -> link::Options {
+    let others = config
+        .peers
+        .iter()
+        .zip(0..)
+        .map(|(address, peer)| (PeerId(peer), address.clone()));
+    link::Options {
+        identity: link::Identity {
+            cluster: config.cluster.to_string(),
+            peer: config.peer,
+            directory,
+        },
+        addresses: others.filter(|(peer, _)| *peer != config.peer).collect(),
+        connect_timeout: CONNECT_TIMEOUT,
+        keep_alive_interval: KEEP_ALIVE_INTERVAL,
+    }
+}
+
+async fn start_replicas(
+    config: &Config,
+    cluster: &Cluster,
+    incarnation: crate::types::Incarnation,
+    parts: &replica::Parts,
+) -> Result<Replicas, Error> {
+    let command_bytes_max = ByteCount(
+        config
+            .limits
+            .request_bytes_max
+            .saturating_add(COMMAND_OVERHEAD_BYTES),
+    );
+    let mine = config
+        .dimension
+        .vertices()
+        .filter(|shard| cluster.replicas(*shard).contains(&config.peer));
+    let mut replicas = Vec::new();
+    for shard in mine {
+        let group = group_options(config, cluster, shard, incarnation);
+        replicas.push(
+            Replica::start(shard, group, parts, replica::Options { command_bytes_max }).await?,
+        );
+    }
+    Ok(Replicas::new(replicas))
+}
+
+fn group_options(
+    config: &Config,
+    cluster: &Cluster,
+    shard: Vertex,
+    incarnation: crate::types::Incarnation,
+) -> consensus::Options {
+    // All peers begin in their first incarnation; only this one knows that it may be in a later one.
+    let node = |peer: PeerId| {
+        let incarnation = if peer == config.peer {
+            incarnation
+        } else {
+            crate::types::Incarnation(1)
+        };
+        consensus::node_id(peer, incarnation)
+    };
+    let set = cluster.replica_vertices(shard);
+    consensus::Options {
+        cluster: config.cluster.to_string(),
+        node: node(config.peer),
+        voters: set
+            .voters()
+            .map(|vertex| node(cluster.home(vertex)))
+            .collect(),
+        standbys: set
+            .standbys()
+            .map(|vertex| node(cluster.home(vertex)))
+            .collect(),
+        heartbeat_interval: config.heartbeat_interval,
+        election_timeout_min: config.election_timeout_min,
+        election_timeout_max: config.election_timeout_max,
+    }
+}
+
+fn log_neighbours(cluster: &Cluster) {
+    if let Some(vertex) = cluster.vertex_of(cluster.this()) {
+        let neighbours: Vec<String> = cube::neighbours(vertex)
+            .map(|neighbour| neighbour.to_string())
+            .collect();
+        info!(%vertex, neighbours = %neighbours.join(", "), "took its place on the cube");
+    }
+}
+
+fn clock() -> broker::Clock {
+    let clock = SystemClock::default();
+    Arc::new(move || clock.now())
+}
+
+/// What the peer tells of itself when asked.
+fn facts(
+    config: &Config,
+    directory: &directory::Directory,
+    store: &Arc<dyn TopicStore>,
+    wal: &Arc<dyn RaftLog>,
+    stop: CancellationToken,
+) -> rpc::Facts {
+    let (store, failed, clock) = (Arc::clone(store), wal.failed(), clock());
+    let now = {
+        let clock = Arc::clone(&clock);
+        move || rpc::Now {
+            at: clock(),
+            is_ready: !stop.is_cancelled(),
+            is_draining: stop.is_cancelled(),
+            store_bytes: store.figures().map_or(0, |figures| figures.disk_bytes.0),
+            has_failed: failed.borrow().is_some(),
+            ..rpc::Now::default()
+        }
+    };
+    rpc::Facts {
+        cluster: config.cluster.to_string(),
+        version: env!("CARGO_PKG_VERSION"),
+        started: clock(),
+        incarnation: directory.incarnation,
+        has_fault_injection: config.fault_injection,
+        trace_seed: storage::random_id(),
+        now: Arc::new(now),
+    }
+}
+
+/// Removes what belonged to deleted topics, a little at a time.
+async fn sweep(store: Arc<dyn TopicStore>, stop: CancellationToken) {
+    loop {
+        let swept = {
+            let store = Arc::clone(&store);
+            tokio::task::spawn_blocking(move || store.sweep(SWEEP_ROWS)).await
+        };
+        match swept {
+            Ok(Ok(0)) | Err(_) => {}
+            Ok(Ok(rows)) => debug!(rows, "swept what belonged to deleted topics"),
+            Ok(Err(error)) => {
+                warn!(%error, "could not sweep what belonged to deleted topics; trying again")
             }
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(SWEEP_INTERVAL) => {}
         }
     }
 }
@@ -92,7 +387,51 @@ pub fn listen(config: &Config) -> Result<TcpListener, Error> {
 /// Why a peer does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The port is taken.
+    #[error("port {port} on {ip} is in use by another process; stop it, choose another port, or set next_free_port", port = address.port(), ip = address.ip())]
+    PortBusy {
+        /// Where it should listen.
+        address: SocketAddr,
+    },
     /// It cannot listen.
-    #[error("cannot listen: {0}")]
-    Listen(#[from] std::io::Error),
+    #[error(transparent)]
+    Listen(#[from] net::Error),
+    /// The listener has no address.
+    #[error("the listener has no address")]
+    Listener {
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// The write-ahead log cannot be opened.
+    #[error(transparent)]
+    Wal(#[from] wal::Error),
+    /// The topic store cannot be opened.
+    #[error("the topic store of peer {peer} cannot be opened: {source}")]
+    Store {
+        /// The peer.
+        peer: PeerId,
+        /// Why.
+        source: store::Error,
+    },
+    /// The list of peers is not right.
+    #[error(transparent)]
+    Link(#[from] link::Error),
+    /// The file of known peers is not right.
+    #[error(transparent)]
+    Acquaintance(#[from] link::AcquaintanceError),
+    /// The members make no cluster.
+    #[error(transparent)]
+    Cluster(#[from] cluster::Error),
+    /// A shard does not start.
+    #[error(transparent)]
+    Replica(#[from] replica::Error),
+    /// The services cannot be set up.
+    #[error(transparent)]
+    Rpc(#[from] rpc::Error),
+    /// The process ends while the peer starts.
+    #[error("interrupted while the disk was opened")]
+    Interrupted,
 }

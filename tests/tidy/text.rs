@@ -31,7 +31,8 @@ pub fn check(file: &Source) -> Vec<String> {
     if lines > FILE_LINES_MAX {
         complain(lines, &format!("more than {FILE_LINES_MAX} lines"));
     }
-    if !file.text.trim_start().starts_with("//!") {
+    // The tests of a module lie beside it, and its doc is theirs.
+    if !file.path.ends_with("/tests.rs") && !file.text.trim_start().starts_with("//!") {
         complain(
             1,
             "opens without `//!`: what it is, what it never does, where to begin reading",
@@ -160,6 +161,7 @@ mod tests {
             );
         }
         assert_eq!(problems("src/a.rs", "fn f() {}"), 1, "no doc");
+        assert_eq!(problems("src/a/tests.rs", "fn f() {}"), 0);
         assert_eq!(problems("tests/a.rs", "//! Doc.\n#[ignore]\nfn f() {}"), 1);
         assert_eq!(
             problems("tests/a.rs", "//! Doc.\n#[ignore = \"slow\"]\nfn f() {}"),

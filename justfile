@@ -1,0 +1,38 @@
+# `just` lists these. `just ci` writes nothing but ./target and is what CI runs.
+
+default:
+    @just --list --unsorted
+
+# Does it compile?
+check:
+    cargo check --workspace --all-targets
+
+# Write all code in one form.
+fmt:
+    cargo fmt --all
+
+# Everything a machine can object to.
+lint:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets --locked -- -D warnings
+    cargo test --locked --test tidy
+
+# All tests, or those whose name contains a word: just test placement
+test *words:
+    cargo test --workspace --locked {{ words }}
+
+# The simulation; a seed repeats a run: just sim 42
+sim seed="":
+    SIM_SEED={{ seed }} cargo test --release --locked --test sim
+
+# Benchmarks with numbers side by side: just bench publish
+bench *names:
+    cargo bench --locked {{ prepend("--bench ", names) }}
+
+# Eight peers in this terminal, on the ports from 8000.
+cluster *flags:
+    cargo run --release --locked -- dev {{ flags }}
+
+# What CI runs.
+ci:
+    .ci/run

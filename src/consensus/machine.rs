@@ -1,0 +1,165 @@
+//! The shard's state machine as openraft drives it.
+//!
+//! All entries that are ready are applied in one commit of the store, together with the mark that says how far the log is applied, so each
+//! entry is applied exactly once, however often the peer restarts.
+
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use openraft::alias::{SnapshotMetaOf, SnapshotOf};
+use openraft::storage::{EntryResponder, RaftStateMachine};
+use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
+use prost::Message;
+
+use super::convert;
+use super::types::{LogId, Reply, StoredMembership, Types, position};
+use crate::proto::peer::v1 as proto;
+use crate::shard;
+
+/// Entries in one commit of the store. More would delay the first answer of a group, fewer cost a commit each.
+const GROUP_ENTRIES_MAX: usize = 256;
+
+/// Is told what each commit changed, in order. Must not block.
+pub type Observer = Arc<dyn Fn(&[shard::Event]) + Send + Sync>;
+
+/// A shard's state machine with what Raft needs to know of it.
+pub struct Machine {
+    machine: shard::Machine,
+    observer: Observer,
+    applied: Option<LogId>,
+    membership: StoredMembership,
+}
+
+impl Machine {
+    /// Takes over an opened state machine, with the mark that its store holds.
+    pub(super) fn new(
+        machine: shard::Machine,
+        mark: Option<Bytes>,
+        observer: Observer,
+    ) -> Result<Self, super::Error> {
+        let mark = match mark {
+            Some(bytes) => {
+                proto::AppliedMark::decode(bytes).map_err(|_| super::Error::Malformed {
+                    field: "applied mark",
+                })?
+            }
+            None => proto::AppliedMark::default(),
+        };
+        let membership = match &mark.membership {
+            Some(membership) => convert::membership_from_proto(membership)?,
+            None => super::types::Membership::default(),
+        };
+        Ok(Self {
+            machine,
+            observer,
+            applied: mark.applied.as_ref().map(convert::log_id_from_proto),
+            membership: StoredMembership::new(
+                mark.membership_id.as_ref().map(convert::log_id_from_proto),
+                membership,
+            ),
+        })
+    }
+
+    fn mark(&self) -> Bytes {
+        proto::AppliedMark {
+            applied: self.applied.as_ref().map(convert::log_id_to_proto),
+            membership_id: self
+                .membership
+                .log_id()
+                .as_ref()
+                .map(convert::log_id_to_proto),
+            membership: Some(convert::membership_to_proto(self.membership.membership())),
+        }
+        .encode_to_vec()
+        .into()
+    }
+
+    fn apply_group(&mut self, group: Vec<EntryResponder<Types>>) -> io::Result<()> {
+        let mut entries = Vec::with_capacity(group.len());
+        let mut responders = Vec::with_capacity(group.len());
+        for (entry, responder) in group {
+            self.applied = Some(entry.log_id);
+            let command = match entry.payload {
+                EntryPayload::Normal(proposal) => Some(proposal.0),
+                EntryPayload::Membership(membership) => {
+                    self.membership = StoredMembership::new(Some(entry.log_id), membership);
+                    None
+                }
+                EntryPayload::Blank => None,
+            };
+            entries.push((position(&entry.log_id), command));
+            responders.push(responder);
+        }
+        let mark = self.mark();
+        let applied = self
+            .machine
+            .apply(entries, mark)
+            .map_err(io::Error::other)?;
+        (self.observer)(&applied.events);
+        for (outcome, responder) in applied.outcomes.into_iter().zip(responders) {
+            if let Some(responder) = responder {
+                responder.send(Reply(outcome));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl RaftStateMachine<Types> for Machine {
+    type SnapshotData = Infallible;
+    type SnapshotBuilder = NoSnapshots;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        Ok((self.applied, self.membership.clone()))
+    }
+
+    async fn apply<Strm>(&mut self, entries: Strm) -> Result<(), io::Error>
+    where
+        Strm: Stream<Item = Result<EntryResponder<Types>, io::Error>> + Unpin + OptionalSend,
+    {
+        let mut groups = entries.ready_chunks(GROUP_ENTRIES_MAX);
+        while let Some(group) = groups.next().await {
+            self.apply_group(group.into_iter().collect::<Result<_, _>>()?)?;
+        }
+        Ok(())
+    }
+
+    async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<NoSnapshots> {
+        None
+    }
+
+    async fn get_snapshot_builder(&mut self) -> NoSnapshots {
+        NoSnapshots
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        _meta: &SnapshotMetaOf<Types>,
+        snapshot: Infallible,
+    ) -> Result<(), io::Error> {
+        match snapshot {}
+    }
+
+    async fn get_current_snapshot(
+        &mut self,
+    ) -> Result<Option<SnapshotOf<Types, Infallible>>, io::Error> {
+        Ok(None)
+    }
+}
+
+/// Nothing builds a snapshot: the log is never purged in this version, so every follower can be brought up to date from it.
+pub struct NoSnapshots;
+
+impl RaftSnapshotBuilder<Types> for NoSnapshots {
+    type SnapshotData = Infallible;
+
+    async fn build_snapshot(&mut self) -> Result<SnapshotOf<Types, Infallible>, io::Error> {
+        Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "this version keeps the whole log and builds no snapshots",
+        ))
+    }
+}

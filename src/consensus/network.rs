@@ -1,0 +1,330 @@
+//! How openraft reaches the other replicas of a shard.
+//!
+//! Entries go out on one stream per follower, so that the next append does not wait for the answer to the one before, and all followers get
+//! them at the same time. Heartbeats are single calls: they must not wait behind entries.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::{Stream, StreamExt};
+use openraft::alias::{SnapshotOf, VoteOf};
+use openraft::base::{BoxFuture, BoxStream};
+use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
+use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2, stream_append_sequential};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
+    TransferLeaderError, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use openraft::{EmptyNode, OptionalSend, RPCTypes};
+use tokio::sync::watch;
+use tonic::transport::Channel;
+
+use super::convert;
+use super::types::{Types, peer_of, position};
+use crate::link::Peers;
+use crate::proto::peer::v1 as proto;
+use crate::proto::peer::v1::raft_service_client::RaftServiceClient;
+use crate::types::{LogPosition, Vertex};
+
+/// Messages of this size may come from a peer: an append of one megabyte or one entry of the largest request, with room for framing.
+pub const MESSAGE_BYTES_MAX: usize = 64 << 20;
+
+/// The metadata entry that names the shard of an append stream: the follower must know it before the first message comes.
+pub const SHARD_KEY: &str = "cubecast-shard";
+
+/// How far each follower has stored the log of one shard, as its own answers say.
+#[derive(Debug, Clone)]
+pub(super) struct Progress {
+    stored: Arc<Mutex<BTreeMap<u64, LogPosition>>>,
+    changed: watch::Sender<()>,
+}
+
+impl Progress {
+    pub(super) fn new() -> Self {
+        Self {
+            stored: Arc::default(),
+            changed: watch::Sender::new(()),
+        }
+    }
+
+    fn record(&self, node: u64, result: &StreamAppendResult<Types>) {
+        if let Ok(Some(last)) = result {
+            self.stored
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(node, position(last));
+            self.changed.send_replace(());
+        }
+    }
+
+    /// The replicas that have said that they hold this entry. An answer counts only when it speaks of the same or a later term: an entry of an
+    /// older leader at a greater index proves nothing.
+    pub(super) fn holders(&self, entry: LogPosition) -> Vec<u64> {
+        let stored = self.stored.lock().unwrap_or_else(PoisonError::into_inner);
+        let holds = |last: &LogPosition| last.index >= entry.index && last.term >= entry.term;
+        stored
+            .iter()
+            .filter(|(_, last)| holds(last))
+            .map(|(node, _)| *node)
+            .collect()
+    }
+
+    pub(super) fn stored(&self, node: u64) -> Option<LogPosition> {
+        self.stored
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&node)
+            .copied()
+    }
+
+    pub(super) fn watch(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+}
+
+/// Makes the connections of one shard's group.
+pub(super) struct Network {
+    pub(super) shard: Vertex,
+    pub(super) node: u64,
+    pub(super) peers: Peers,
+    pub(super) progress: Progress,
+}
+
+#[derive(Clone, Copy)]
+enum Carrier {
+    Stream,
+    Unary,
+}
+
+impl Network {
+    fn connect(&self, target: u64, carrier: Carrier) -> Connection {
+        let client = self.peers.channel(peer_of(target)).map(|channel| {
+            RaftServiceClient::new(channel)
+                .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                .max_encoding_message_size(MESSAGE_BYTES_MAX)
+        });
+        Connection {
+            shard: self.shard.index(),
+            node: self.node,
+            target,
+            carrier,
+            client,
+            peers: self.peers.clone(),
+            progress: self.progress.clone(),
+        }
+    }
+}
+
+impl RaftNetworkFactory<Types> for Network {
+    type Network = Connection;
+
+    async fn new_client(&mut self, target: u64, _node: &EmptyNode) -> Connection {
+        self.connect(target, Carrier::Stream)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, _node: &EmptyNode) -> Connection {
+        self.connect(target, Carrier::Unary)
+    }
+}
+
+/// The way to one replica.
+pub(super) struct Connection {
+    shard: u16,
+    node: u64,
+    target: u64,
+    carrier: Carrier,
+    /// `None` when the membership names a peer that the configuration does not know.
+    client: Option<RaftServiceClient<Channel>>,
+    peers: Peers,
+    progress: Progress,
+}
+
+fn unreachable(error: impl ToString) -> RPCError<Types> {
+    RPCError::Unreachable(Unreachable::from_string(error))
+}
+
+impl Connection {
+    fn client(&self) -> Result<RaftServiceClient<Channel>, RPCError<Types>> {
+        self.client
+            .clone()
+            .ok_or_else(|| unreachable("the configuration knows no such peer"))
+    }
+
+    /// Waits for a call as long as openraft does.
+    async fn within<T, E: ToString>(
+        &self,
+        action: RPCTypes,
+        option: &RPCOption,
+        call: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, RPCError<Types>> {
+        match tokio::time::timeout(option.hard_ttl(), call).await {
+            Ok(result) => result.map_err(unreachable),
+            Err(_) => Err(RPCError::Timeout(Timeout {
+                action,
+                id: self.node,
+                target: self.target,
+                timeout: option.hard_ttl(),
+            })),
+        }
+    }
+
+    async fn ask_vote(
+        &self,
+        request: VoteRequest<Types>,
+        kind: Ballot,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
+        let message = proto::VoteRequest {
+            shard: u32::from(self.shard),
+            vote: Some(convert::vote_to_proto(&request.vote)),
+            last_log_id: request.last_log_id.as_ref().map(convert::log_id_to_proto),
+            leadership_transfer: request.leadership_transfer,
+            pre_vote: matches!(kind, Ballot::Trial),
+        };
+        let mut client = self.client()?;
+        let response = self
+            .within(
+                RPCTypes::Vote,
+                &option,
+                client.vote(self.peers.request(message)),
+            )
+            .await?;
+        self.peers
+            .recognise(response.metadata())
+            .map_err(unreachable)?;
+        convert::vote_response_from_proto(response.get_ref()).map_err(unreachable)
+    }
+
+    async fn open_stream<S>(
+        &self,
+        input: S,
+        option: RPCOption,
+    ) -> Result<tonic::Streaming<proto::AppendResponse>, RPCError<Types>>
+    where
+        S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
+    {
+        let shard = self.shard;
+        let outbound = input.map(move |request| convert::append_to_proto(shard, request));
+        let mut client = self.client()?;
+        let mut request = self.peers.request(outbound);
+        request.metadata_mut().insert(SHARD_KEY, shard.into());
+        let call = client.append(request);
+        let response = self.within(RPCTypes::AppendEntries, &option, call).await?;
+        self.peers
+            .recognise(response.metadata())
+            .map_err(unreachable)?;
+        Ok(response.into_inner())
+    }
+}
+
+/// A vote that counts, or one that only asks.
+enum Ballot {
+    Real,
+    Trial,
+}
+
+impl RaftNetworkV2<Types> for Connection {
+    type SnapshotData = Infallible;
+
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<Types>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
+        let message = proto::HeartbeatRequest {
+            append: Some(convert::append_to_proto(self.shard, rpc)),
+        };
+        let mut client = self.client()?;
+        let call = client.heartbeat(self.peers.request(message));
+        let response = self.within(RPCTypes::AppendEntries, &option, call).await?;
+        self.peers
+            .recognise(response.metadata())
+            .map_err(unreachable)?;
+        let answer = response
+            .into_inner()
+            .append
+            .ok_or_else(|| unreachable("the answer is empty"))?;
+        Ok(convert::stored_from_proto(&answer)
+            .map_err(unreachable)?
+            .into())
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> BoxFuture<
+        's,
+        Result<BoxStream<'s, Result<StreamAppendResult<Types>, RPCError<Types>>>, RPCError<Types>>,
+    >
+    where
+        S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
+    {
+        if matches!(self.carrier, Carrier::Unary) {
+            return stream_append_sequential(self, input, option);
+        }
+        let (target, progress) = (self.target, self.progress.clone());
+        Box::pin(async move {
+            let answers = self.open_stream(input, option).await?;
+            let answers = answers.map(move |answer| {
+                let result = convert::stored_from_proto(&answer.map_err(unreachable)?)
+                    .map_err(unreachable)?;
+                progress.record(target, &result);
+                Ok(result)
+            });
+            Ok(Box::pin(answers) as BoxStream<'s, _>)
+        })
+    }
+
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
+        self.ask_vote(rpc, Ballot::Real, option).await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
+        self.ask_vote(rpc, Ballot::Trial, option).await
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        _vote: VoteOf<Types>,
+        snapshot: SnapshotOf<Types, Infallible>,
+        _cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
+        match snapshot.snapshot {}
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<Types>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<Types>, RPCError<Types>> {
+        let message = proto::TransferLeaderRequest {
+            shard: u32::from(self.shard),
+            from_leader: Some(convert::vote_to_proto(request.from_leader())),
+            to_node: *request.to_node_id(),
+            last_log_id: request.last_log_id().map(convert::log_id_to_proto),
+        };
+        let mut client = self.client()?;
+        let call = client.transfer_leader(self.peers.request(message));
+        let response = self.within(RPCTypes::TransferLeader, &option, call).await?;
+        if response.get_ref().accepted {
+            return Ok(Ok(()));
+        }
+        let expected = request.last_log_id().copied();
+        Ok(Err(TransferLeaderError::LogNotFlushed {
+            expected,
+            actual: None,
+        }))
+    }
+}

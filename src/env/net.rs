@@ -1,0 +1,108 @@
+//! Listening and dialling.
+//!
+//! It never retries and knows no protocol. Begin with [`listen`] and [`dial`].
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+
+/// Connections that the kernel holds until they are accepted: a burst of clients after a failover.
+const BACKLOG: i32 = 1024;
+
+/// Why there is no listener or no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Somebody else listens there.
+    #[error("{address} is in use by another process")]
+    InUse {
+        /// Where to listen.
+        address: SocketAddr,
+    },
+    /// The listener cannot be opened.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// Where to listen.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Nobody listens there.
+    #[error("{address} refused the connection")]
+    Refused {
+        /// Who was dialled.
+        address: SocketAddr,
+    },
+    /// The time given was too short.
+    #[error("{address} did not answer within {wait:?}")]
+    Timeout {
+        /// Who was dialled.
+        address: SocketAddr,
+        /// How long the dialler waited.
+        wait: Duration,
+    },
+    /// The connection cannot be made.
+    #[error("cannot connect to {address}")]
+    Dial {
+        /// Who was dialled.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// Listens on the address, also while connections of an earlier listener there die away. Call it inside a tokio runtime.
+///
+/// # Errors
+/// [`Error::InUse`] when another listener is there, [`Error::Listen`] otherwise.
+pub fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
+    let open = || -> io::Result<TcpListener> {
+        let domain = Domain::for_address(address);
+        let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        TcpListener::from_std(socket.into())
+    };
+    open().map_err(|source| match source.kind() {
+        io::ErrorKind::AddrInUse => Error::InUse { address },
+        _ => Error::Listen { address, source },
+    })
+}
+
+/// Connects within `wait`, without delaying small segments.
+///
+/// # Errors
+/// [`Error::Refused`], [`Error::Timeout`] or [`Error::Dial`].
+pub async fn dial(address: SocketAddr, wait: Duration) -> Result<TcpStream, Error> {
+    let connected = tokio::time::timeout(wait, TcpStream::connect(address))
+        .await
+        .map_err(|_| Error::Timeout { address, wait })?;
+    connected
+        .and_then(|stream| stream.set_nodelay(true).map(|()| stream))
+        .map_err(|source| match source.kind() {
+            io::ErrorKind::ConnectionRefused => Error::Refused { address },
+            _ => Error::Dial { address, source },
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn busy_port_and_absent_listener_are_told_apart() {
+        let first = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = first.local_addr().unwrap();
+        assert!(matches!(listen(address), Err(Error::InUse { .. })));
+        dial(address, Duration::from_secs(5)).await.unwrap();
+        drop(first);
+        assert!(matches!(
+            dial(address, Duration::from_secs(5)).await,
+            Err(Error::Refused { .. })
+        ));
+    }
+}

@@ -1,0 +1,215 @@
+//! Accepts connections and serves them, each within a limit.
+//!
+//! Beyond `connections_max` a connection is still answered, with a typed error for every call, so that the client learns why; it is closed
+//! after a short while. Beyond twice the limit nothing is accepted until one of those is gone: the kernel's queue holds the rest. Peers are
+//! always let in: clients must not be able to stop replication.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::service::Routes;
+use tower::Service;
+use tracing::{debug, warn};
+
+use crate::rpc;
+
+/// How long a refused connection may stay to hear why.
+const REFUSAL_LIFE: Duration = Duration::from_secs(2);
+/// After a failed accept (no file descriptor left, say) wait before the next.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
+/// Calls that one connection may have open: a Raft stream for each shared shard, and many forwarded calls.
+const STREAMS_PER_CONNECTION_MAX: u32 = 4096;
+const STREAM_WINDOW_BYTES: u32 = 16 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 64 << 20;
+/// A client that is gone without a word is noticed within twice this time.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
+
+/// What a server needs to know.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Options {
+    /// Connections that are served.
+    pub(super) connections_max: u32,
+}
+
+/// Serves one listener.
+pub(super) struct Server {
+    listener: TcpListener,
+    routes: Routes,
+    options: Options,
+    admitted: Arc<Semaphore>,
+    refused: Arc<Semaphore>,
+    connections: TaskTracker,
+}
+
+impl Server {
+    pub(super) fn new(listener: TcpListener, routes: Routes, options: Options) -> Self {
+        let permits = usize::try_from(options.connections_max)
+            .unwrap_or(Semaphore::MAX_PERMITS)
+            .min(Semaphore::MAX_PERMITS);
+        Self {
+            listener,
+            routes,
+            options,
+            admitted: Arc::new(Semaphore::new(permits)),
+            refused: Arc::new(Semaphore::new(permits)),
+            connections: TaskTracker::new(),
+        }
+    }
+
+    /// Accepts until the stop, then waits for the connections to end.
+    pub(super) async fn run(self, stop: Stop) {
+        loop {
+            let accepted = tokio::select! {
+                () = stop.drain.cancelled() => break,
+                accepted = self.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, seat)) => self.spawn(stream, seat, stop.clone()),
+                Err(error) => {
+                    warn!(%error, "could not accept a connection");
+                    tokio::time::sleep(ACCEPT_BACKOFF).await;
+                }
+            }
+        }
+        drop(self.listener);
+        self.connections.close();
+        self.connections.wait().await;
+    }
+
+    /// The next connection with its seat. Cancel-safe: a connection is either in the kernel's queue or returned.
+    async fn accept(&self) -> std::io::Result<(TcpStream, Seat)> {
+        // Wait for room before accepting, so that a connection beyond all limits stays in the kernel's queue.
+        let mut seat = match Arc::clone(&self.admitted).try_acquire_owned() {
+            Ok(permit) => Seat {
+                is_admitted: true,
+                _permit: Some(permit),
+            },
+            Err(_) => Seat {
+                is_admitted: false,
+                _permit: Arc::clone(&self.refused).acquire_owned().await.ok(),
+            },
+        };
+        let (stream, _) = self.listener.accept().await?;
+        if !seat.is_admitted
+            && let Ok(permit) = Arc::clone(&self.admitted).try_acquire_owned()
+        {
+            // A place became free while this one waited.
+            seat = Seat {
+                is_admitted: true,
+                _permit: Some(permit),
+            };
+        }
+        stream.set_nodelay(true)?;
+        Ok((stream, seat))
+    }
+
+    fn spawn(&self, stream: TcpStream, seat: Seat, stop: Stop) {
+        let service = Door {
+            routes: self.routes.clone(),
+            is_admitted: seat.is_admitted,
+            connections_max: self.options.connections_max,
+        };
+        let life = if seat.is_admitted {
+            None
+        } else {
+            Some(REFUSAL_LIFE)
+        };
+        self.connections.spawn(async move {
+            let mut builder = auto::Builder::new(TokioExecutor::new()).http2_only();
+            builder
+                .http2()
+                .timer(TokioTimer::new())
+                .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+                .initial_stream_window_size(STREAM_WINDOW_BYTES)
+                .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+                .keep_alive_interval(KEEP_ALIVE_INTERVAL)
+                .keep_alive_timeout(KEEP_ALIVE_INTERVAL);
+            let connection =
+                builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+            tokio::pin!(connection);
+            let drained = end_of(life, stop.drain);
+            tokio::select! {
+                result = connection.as_mut() => return ended(result),
+                () = stop.cut.cancelled() => return,
+                () = drained => connection.as_mut().graceful_shutdown(),
+            }
+            tokio::select! {
+                result = connection => ended(result),
+                () = stop.cut.cancelled() => {}
+            }
+            drop(seat);
+        });
+    }
+}
+
+fn ended(result: Result<(), impl std::fmt::Display>) {
+    if let Err(error) = result {
+        debug!(%error, "a connection broke");
+    }
+}
+
+async fn end_of(life: Option<Duration>, drain: CancellationToken) {
+    match life {
+        Some(life) => {
+            let _ = tokio::time::timeout(life, drain.cancelled()).await;
+        }
+        None => drain.cancelled().await,
+    }
+}
+
+/// The two steps of a stop.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Stop {
+    /// No more connections, and no more calls on those there are.
+    pub(super) drain: CancellationToken,
+    /// The connections are dropped with what is still open on them.
+    pub(super) cut: CancellationToken,
+}
+
+/// A place among the served connections, or among those that are told why not.
+struct Seat {
+    is_admitted: bool,
+    _permit: Option<tokio::sync::OwnedSemaphorePermit>,
+}
+
+/// Lets calls of an admitted connection through, and those of peers.
+#[derive(Clone)]
+struct Door {
+    routes: Routes,
+    is_admitted: bool,
+    connections_max: u32,
+}
+
+type Answer = http::Response<tonic::body::Body>;
+
+impl Service<http::Request<hyper::body::Incoming>> for Door {
+    type Response = Answer;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Answer, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        <Routes as Service<http::Request<hyper::body::Incoming>>>::poll_ready(
+            &mut self.routes,
+            context,
+        )
+    }
+
+    fn call(&mut self, request: http::Request<hyper::body::Incoming>) -> Self::Future {
+        if self.is_admitted || rpc::is_peer_call(request.uri().path()) {
+            return Box::pin(self.routes.call(request));
+        }
+        let answer = rpc::connections_exhausted(self.connections_max);
+        Box::pin(std::future::ready(Ok(answer)))
+    }
+}

@@ -1,0 +1,92 @@
+//! Opens what a peer keeps on disk.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use super::{Error, directory};
+use crate::config::Config;
+use crate::env::disk::{Disk, SystemDisk};
+use crate::env::entropy::{Entropy, SystemEntropy};
+use crate::link::Acquaintances;
+use crate::store::{self, FjallStore, TopicStore};
+use crate::types::{Name, PeerId};
+use crate::wal::{self, RaftLog, Wal};
+
+/// A peer's disk, opened.
+pub(super) struct Storage {
+    pub(super) directory: directory::Directory,
+    pub(super) wal: Arc<dyn RaftLog>,
+    pub(super) store: Arc<dyn TopicStore>,
+    pub(super) acquaintances: Acquaintances,
+}
+
+impl Storage {
+    /// Takes the peer's directory and reads the log and the store. Blocks: call it where that is allowed.
+    pub(super) fn open(config: &Config) -> Result<Self, Error> {
+        let disk: Arc<dyn Disk> = Arc::new(SystemDisk);
+        let owner = directory::Owner {
+            cluster: config.cluster.clone(),
+            dimension: config.dimension,
+            peer: config.peer,
+        };
+        let directory = directory::Directory::open(&disk, &config.peer_dir(), &owner, random_id())?;
+        let identity = wal::Identity {
+            cluster: cluster_id(&config.cluster),
+            peer: config.peer,
+            incarnation: directory.incarnation,
+        };
+        let wal = open_wal(
+            Arc::clone(&disk),
+            directory.path.join("wal"),
+            identity,
+            config,
+        )?;
+        let store = open_store(&directory.path.join("store"), config.peer, config)?;
+        let acquaintances = Acquaintances::open(disk, &directory.path)?;
+        Ok(Self {
+            directory,
+            wal,
+            store,
+            acquaintances,
+        })
+    }
+}
+
+fn open_wal(
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+    identity: wal::Identity,
+    config: &Config,
+) -> Result<Arc<dyn RaftLog>, Error> {
+    let options = wal::Options {
+        segment_bytes: config.wal_segment_bytes_max,
+        ..wal::Options::new(path, identity)
+    };
+    Ok(Arc::new(Wal::open(options, disk, Arc::new(SystemEntropy))?))
+}
+
+fn open_store(path: &Path, peer: PeerId, config: &Config) -> Result<Arc<dyn TopicStore>, Error> {
+    let options = store::Options {
+        cache_bytes: config.store_cache_bytes,
+        ..store::Options::default()
+    };
+    let store = FjallStore::open(path, options).map_err(|source| Error::Store { peer, source })?;
+    Ok(Arc::new(store))
+}
+
+/// A number that nobody else draws.
+pub(super) fn random_id() -> u128 {
+    let mut id = [0; 16];
+    SystemEntropy.fill(&mut id);
+    u128::from_le_bytes(id)
+}
+
+/// Marks the files of a cluster: the first half of the SHA-256 of its name.
+fn cluster_id(name: &Name) -> [u8; 16] {
+    let digest: [u8; 32] = Sha256::digest(name.as_str().as_bytes()).into();
+    let mut id = [0; 16];
+    id.copy_from_slice(digest.split_at(16).0);
+    id
+}

@@ -1,0 +1,261 @@
+//! Three replicas and a standby of one shard, over TCP and with real logs.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::TcpListenerStream;
+
+use super::*;
+use crate::env::disk::SystemDisk;
+use crate::env::entropy::SystemEntropy;
+use crate::link::{self, Acquaintances, Identity};
+use crate::proto::peer::v1::raft_service_server::RaftServiceServer;
+use crate::rpc::raft::RaftApi;
+use crate::shard::Response;
+use crate::store::MemoryStore;
+use crate::types::{Batch, Dimension, Incarnation, Timestamp};
+use crate::wal::Wal;
+
+struct Peer {
+    replica: Replica,
+    wal: Arc<dyn RaftLog>,
+    server: JoinHandle<()>,
+}
+
+fn shard() -> Vertex {
+    Vertex::new(0, Dimension::new(3).unwrap()).unwrap()
+}
+
+fn topic(name: &str) -> TopicName {
+    TopicName::new(name).unwrap()
+}
+
+fn deadline() -> Instant {
+    Instant::now() + Duration::from_secs(20)
+}
+
+async fn peer(
+    number: u16,
+    folder: &std::path::Path,
+    listener: TcpListener,
+    addresses: &BTreeMap<PeerId, String>,
+) -> Peer {
+    let identity = wal_identity(number);
+    let folder = folder.join(number.to_string());
+    std::fs::create_dir_all(&folder).unwrap();
+    let disk: Arc<dyn crate::env::disk::Disk> = Arc::new(SystemDisk);
+    let options = crate::wal::Options::new(folder.join("wal"), identity);
+    let wal: Arc<dyn RaftLog> =
+        Arc::new(Wal::open(options, Arc::clone(&disk), Arc::new(SystemEntropy)).unwrap());
+    let acquaintances = Acquaintances::open(disk, &folder).unwrap();
+    let link = link::Options {
+        identity: Identity {
+            cluster: "test".to_owned(),
+            peer: PeerId(number),
+            directory: u128::from(number),
+        },
+        addresses: addresses
+            .iter()
+            .filter(|(peer, _)| peer.0 != number)
+            .map(|(peer, at)| (*peer, at.clone()))
+            .collect(),
+        connect_timeout: Duration::from_secs(1),
+        keep_alive_interval: Duration::from_secs(2),
+    };
+    let peers = Peers::new(&link, acquaintances).unwrap();
+    let parts = Parts {
+        wal: Arc::clone(&wal),
+        store: Arc::new(MemoryStore::new()),
+        peers: peers.clone(),
+    };
+    let node = |peer: u16| consensus::node_id(PeerId(peer), Incarnation(1));
+    let group = consensus::Options {
+        cluster: "test".to_owned(),
+        node: node(number),
+        voters: vec![node(0), node(1), node(2)],
+        standbys: vec![node(4)],
+        heartbeat_interval: Duration::from_millis(100),
+        election_timeout_min: Duration::from_millis(400),
+        election_timeout_max: Duration::from_millis(800),
+    };
+    let replica = Replica::start(
+        shard(),
+        group,
+        &parts,
+        Options {
+            command_bytes_max: ByteCount(1 << 20),
+        },
+    )
+    .await
+    .unwrap();
+    let api = RaftApi::new(Replicas::new([replica.clone()]), peers);
+    let server = tonic::transport::Server::builder().add_service(RaftServiceServer::new(api));
+    let server = tokio::spawn(async move {
+        server
+            .serve_with_incoming(TcpListenerStream::new(listener))
+            .await
+            .unwrap();
+    });
+    Peer {
+        replica,
+        wal,
+        server,
+    }
+}
+
+fn wal_identity(number: u16) -> crate::wal::Identity {
+    crate::wal::Identity {
+        cluster: [1; 16],
+        peer: PeerId(number),
+        incarnation: Incarnation(1),
+    }
+}
+
+async fn group(folder: &std::path::Path) -> Vec<Peer> {
+    let mut listeners = Vec::new();
+    let mut addresses = BTreeMap::new();
+    for number in [0_u16, 1, 2, 4] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        addresses.insert(
+            PeerId(number),
+            format!("http://{}", listener.local_addr().unwrap()),
+        );
+        listeners.push((number, listener));
+    }
+    let mut peers = Vec::new();
+    for (number, listener) in listeners {
+        peers.push(peer(number, folder, listener, &addresses).await);
+    }
+    peers
+}
+
+impl Peer {
+    async fn stop(self) {
+        self.server.abort();
+        self.replica.stop().await;
+        self.wal.shutdown();
+    }
+
+    async fn led_by(&self, peer: u16) {
+        let mut leader = self.replica.leader();
+        let led = leader.wait_for(|now| now.leader == Some(PeerId(peer)));
+        tokio::time::timeout_at(deadline(), led)
+            .await
+            .unwrap()
+            .unwrap();
+    }
+}
+
+fn create(name: &str) -> Command {
+    Command::CreateTopic {
+        topic: topic(name),
+        creator: None,
+        request_id: None,
+        at: Timestamp(1),
+    }
+}
+
+fn append(name: &str) -> Command {
+    let batch = Batch::new(Bytes::from_static(b"\x22\x02\x12\x00")).unwrap();
+    Command::Append {
+        topic: topic(name),
+        origin: None,
+        at: Timestamp(2),
+        batch,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn preferred_leader_leads_and_every_replica_applies() {
+    let folder = tempfile::tempdir().unwrap();
+    let peers = group(folder.path()).await;
+    for peer in &peers {
+        peer.led_by(0).await;
+    }
+    let leader = &peers[0].replica;
+    leader
+        .propose(create("news"), deadline())
+        .await
+        .unwrap()
+        .outcome
+        .unwrap();
+    let appended = leader.propose(append("news"), deadline()).await.unwrap();
+    assert!(matches!(appended.outcome, Ok(Response::Appended { .. })));
+    assert!(
+        appended.stored_by.len() >= 2,
+        "a majority has stored it: {:?}",
+        appended.stored_by
+    );
+    let everywhere = leader.stored_by_all(appended.position, deadline()).await;
+    assert_eq!(everywhere.len(), 4, "{everywhere:?}");
+
+    let follower = &peers[1].replica;
+    let refusal = follower
+        .propose(append("news"), deadline())
+        .await
+        .unwrap_err();
+    assert_eq!(refusal.leader_hint().map(|(peer, _)| peer), Some(PeerId(0)));
+    let refusal = follower
+        .read(Consistency::Leader, deadline())
+        .await
+        .map(|_| ())
+        .unwrap_err();
+    assert_eq!(refusal.leader_hint().map(|(peer, _)| peer), Some(PeerId(0)));
+    for consistency in [
+        Consistency::Leader,
+        Consistency::Linearizable,
+        Consistency::Eventual,
+    ] {
+        let read = leader.read(consistency, deadline()).await.unwrap();
+        assert!(read.is_leader);
+        assert_eq!(
+            read.view
+                .topic(&topic("news"))
+                .unwrap()
+                .unwrap()
+                .next_offset
+                .0,
+            1
+        );
+    }
+    for peer in peers {
+        peer.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_replica_leads_when_the_leader_is_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut peers = group(folder.path()).await;
+    for peer in &peers {
+        peer.led_by(0).await;
+    }
+    peers[0]
+        .replica
+        .propose(create("news"), deadline())
+        .await
+        .unwrap()
+        .outcome
+        .unwrap();
+    peers.remove(0).stop().await;
+    let new_leader = loop {
+        let ready = peers
+            .iter()
+            .position(|peer| peer.replica.leader().borrow().is_ready);
+        match ready {
+            Some(position) => break &peers[position].replica,
+            None => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    };
+    let appended = new_leader
+        .propose(append("news"), deadline())
+        .await
+        .unwrap();
+    assert!(matches!(appended.outcome, Ok(Response::Appended { .. })));
+    for peer in peers {
+        peer.stop().await;
+    }
+}

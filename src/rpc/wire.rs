@@ -1,0 +1,253 @@
+//! Messages of the public API whose repeated `Message messages = 4` stays one opaque run of bytes.
+//!
+//! A publish is written as it came and a pull gives it back as it was: the server neither decodes single messages nor encodes them again
+//! (DESIGN, decision 4). On the wire these are `cubecast.v1.PublishRequest`, `MessageBatch` and `PullResponse`; `build.rs` puts them in
+//! their place. Never checks what a message holds: that is [`super::message`]. Begin with [`Opaque`].
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use cubecast_sdk::proto::v1::{BatchOrigin, PublishSequence, ReadSource};
+use prost::encoding::{self, DecodeContext, WireType};
+use prost::{DecodeError, Message};
+
+/// The number of the field that holds the messages.
+const MESSAGES: u32 = 4;
+/// The number of the field of a pull's answer that holds the batches.
+const BATCHES: u32 = 1;
+
+/// A request to publish, its messages not decoded.
+pub type PublishRequest = Opaque<PublishHead>;
+/// A batch, its messages not decoded.
+pub type MessageBatch = Opaque<BatchHead>;
+
+/// A message with some fields of its own and the run of messages in field 4.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Opaque<H> {
+    /// All fields but the messages.
+    pub head: H,
+    /// The messages with their tags and lengths, in order, as `types::Batch` wants them.
+    pub messages: Bytes,
+}
+
+/// The fields of `cubecast.v1.PublishRequest` that are not messages.
+#[derive(Clone, PartialEq, Message)]
+pub struct PublishHead {
+    /// The name of the topic.
+    #[prost(string, tag = "1")]
+    pub topic: String,
+    /// Who publishes. Empty: nobody in particular.
+    #[prost(string, tag = "2")]
+    pub publisher: String,
+    /// Makes the call repeatable.
+    #[prost(message, optional, tag = "3")]
+    pub sequence: Option<PublishSequence>,
+    /// When to answer.
+    #[prost(enumeration = "cubecast_sdk::proto::v1::AckLevel", tag = "5")]
+    pub acks: i32,
+}
+
+/// The fields of `cubecast.v1.MessageBatch` that are not messages.
+#[derive(Clone, PartialEq, Message)]
+pub struct BatchHead {
+    /// The offset of the first message here.
+    #[prost(uint64, tag = "1")]
+    pub base_offset: u64,
+    /// When the leader took the publish.
+    #[prost(message, optional, tag = "2")]
+    pub append_time: Option<prost_types::Timestamp>,
+    /// Who published it.
+    #[prost(message, optional, tag = "3")]
+    pub origin: Option<BatchOrigin>,
+    /// How many messages there are.
+    #[prost(uint32, tag = "5")]
+    pub message_count: u32,
+}
+
+/// `cubecast.v1.PullResponse`, its messages not decoded.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct PullResponse {
+    /// The messages from the cursor on.
+    pub batches: Vec<MessageBatch>,
+    /// All other fields.
+    pub tail: PullTail,
+}
+
+/// The fields of `cubecast.v1.PullResponse` that are not batches.
+#[derive(Clone, PartialEq, Message)]
+pub struct PullTail {
+    /// The offset after the last message.
+    #[prost(uint64, tag = "2")]
+    pub next_offset: u64,
+    /// Where the cursor is after the call.
+    #[prost(uint64, tag = "3")]
+    pub cursor: u64,
+    /// The offset that the topic's next message will get.
+    #[prost(uint64, tag = "4")]
+    pub head_offset: u64,
+    /// Who answered.
+    #[prost(message, optional, tag = "5")]
+    pub source: Option<ReadSource>,
+}
+
+impl<H: Message + Default> Message for Opaque<H> {
+    fn encode_raw(&self, buf: &mut impl BufMut) {
+        self.head.encode_raw(buf);
+        buf.put_slice(&self.messages);
+    }
+
+    fn merge_field(
+        &mut self,
+        tag: u32,
+        wire_type: WireType,
+        buf: &mut impl Buf,
+        ctx: DecodeContext,
+    ) -> Result<(), DecodeError> {
+        if tag != MESSAGES {
+            return self.head.merge_field(tag, wire_type, buf, ctx);
+        }
+        // Only reached when this message is a field of another one, which none of ours decodes in this way.
+        let message = length_delimited(wire_type, &mut buf.copy_to_bytes(buf.remaining()))?;
+        let mut run = BytesMut::from(self.messages.as_ref());
+        encoding::encode_key(MESSAGES, WireType::LengthDelimited, &mut run);
+        encoding::encode_varint(message.len() as u64, &mut run);
+        run.put(message);
+        self.messages = run.freeze();
+        Ok(())
+    }
+
+    /// Takes the run of messages out of the buffer without a copy, as long as nothing stands between them.
+    fn merge(&mut self, mut buf: impl Buf) -> Result<(), DecodeError> {
+        // Costs nothing: the buffers of tonic and `Bytes` give their own memory away.
+        let whole = buf.copy_to_bytes(buf.remaining());
+        let mut run = Run::default();
+        let mut rest = whole.clone();
+        while rest.has_remaining() {
+            let start = whole.len() - rest.len();
+            let (tag, wire_type) = encoding::decode_key(&mut rest)?;
+            if tag == MESSAGES {
+                length_delimited(wire_type, &mut rest)?;
+                run.push(&whole, start, whole.len() - rest.len());
+            } else {
+                self.head.merge_field(tag, wire_type, &mut rest, DecodeContext::default())?;
+            }
+        }
+        self.messages = run.finish(&whole);
+        Ok(())
+    }
+
+    fn encoded_len(&self) -> usize {
+        self.head.encoded_len() + self.messages.len()
+    }
+
+    fn clear(&mut self) {
+        self.head.clear();
+        self.messages.clear();
+    }
+}
+
+impl Message for PullResponse {
+    fn encode_raw(&self, buf: &mut impl BufMut) {
+        encoding::message::encode_repeated(BATCHES, &self.batches, buf);
+        self.tail.encode_raw(buf);
+    }
+
+    fn merge_field(
+        &mut self,
+        tag: u32,
+        wire_type: WireType,
+        buf: &mut impl Buf,
+        ctx: DecodeContext,
+    ) -> Result<(), DecodeError> {
+        match tag {
+            BATCHES => encoding::message::merge_repeated(wire_type, &mut self.batches, buf, ctx),
+            _ => self.tail.merge_field(tag, wire_type, buf, ctx),
+        }
+    }
+
+    /// Takes each batch out of the buffer without a copy.
+    fn merge(&mut self, mut buf: impl Buf) -> Result<(), DecodeError> {
+        let mut rest = buf.copy_to_bytes(buf.remaining());
+        while rest.has_remaining() {
+            let (tag, wire_type) = encoding::decode_key(&mut rest)?;
+            if tag == BATCHES {
+                let batch = length_delimited(wire_type, &mut rest)?;
+                self.batches.push(MessageBatch::decode(batch)?);
+            } else {
+                self.tail.merge_field(tag, wire_type, &mut rest, DecodeContext::default())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn encoded_len(&self) -> usize {
+        encoding::message::encoded_len_repeated(BATCHES, &self.batches) + self.tail.encoded_len()
+    }
+
+    fn clear(&mut self) {
+        self.batches.clear();
+        self.tail.clear();
+    }
+}
+
+/// Where the messages lie in the whole.
+#[derive(Default)]
+enum Run {
+    #[default]
+    Empty,
+    /// One stretch: the usual case.
+    Stretch { start: usize, end: usize },
+    /// Something stood between messages, so they were copied together.
+    Copied(BytesMut),
+}
+
+impl Run {
+    fn push(&mut self, whole: &Bytes, start: usize, end: usize) {
+        match self {
+            Self::Empty => *self = Self::Stretch { start, end },
+            Self::Stretch { end: last, .. } if *last == start => *last = end,
+            Self::Stretch { start: first, end: last } => {
+                let mut copy = BytesMut::with_capacity(whole.len());
+                copy.extend_from_slice(&whole.slice(*first..*last));
+                copy.extend_from_slice(&whole.slice(start..end));
+                *self = Self::Copied(copy);
+            }
+            Self::Copied(copy) => copy.extend_from_slice(&whole.slice(start..end)),
+        }
+    }
+
+    fn finish(self, whole: &Bytes) -> Bytes {
+        match self {
+            Self::Empty => Bytes::new(),
+            Self::Stretch { start, end } => whole.slice(start..end),
+            Self::Copied(copy) => copy.freeze(),
+        }
+    }
+}
+
+/// Reads a length and takes as many bytes.
+fn length_delimited(wire_type: WireType, rest: &mut Bytes) -> Result<Bytes, DecodeError> {
+    encoding::check_wire_type(WireType::LengthDelimited, wire_type)?;
+    let length = encoding::decode_varint(rest)?;
+    match usize::try_from(length) {
+        Ok(length) if length <= rest.len() => Ok(rest.split_to(length)),
+        // The constructor of the error is not public; decoding a text that ends too early makes the same one.
+        _ => Err(short()),
+    }
+}
+
+/// The error of a field that ends beyond the buffer.
+fn short() -> DecodeError {
+    let mut nothing = String::new();
+    let result = encoding::string::merge(
+        WireType::LengthDelimited,
+        &mut nothing,
+        &mut [1_u8].as_slice(),
+        DecodeContext::default(),
+    );
+    match result {
+        Err(error) => error,
+        Ok(()) => unreachable!("a length of 1 without a byte is an error"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,255 @@
+//! What a shard can be told, and how that is written into the log.
+//!
+//! ```text
+//! 0  version   1
+//! 1  head      postcard: variant number as varint, then the fields in order; variants and fields are only ever added at the end
+//! …  Append only:
+//!    count     u32 big-endian, messages
+//!    length    u32 big-endian, bytes
+//!    payload   to the end, never copied
+//! ```
+//! The log's records are checksummed, so a command is not. Decoding never panics and allocates no more than the command is long.
+
+use bytes::{Bytes, BytesMut};
+use serde::{Deserialize, Serialize};
+
+use crate::types::{
+    Batch, BatchError, Offset, PublisherId, RequestId, Sequence, SessionId, SubscriberId,
+    Timestamp, TopicName,
+};
+
+/// The version that is written. Older ones stay readable; newer ones are refused.
+const VERSION: u8 = 1;
+
+/// A change of one shard. Times are the leader's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    /// Make a topic.
+    CreateTopic {
+        /// Its name.
+        topic: TopicName,
+        /// The publisher that asked for it, when the call said so. Not checked here.
+        creator: Option<PublisherId>,
+        /// Makes a repetition known for one.
+        request_id: Option<RequestId>,
+        /// When it was asked for.
+        at: Timestamp,
+    },
+    /// Remove a topic with all that belongs to it.
+    DeleteTopic {
+        /// Its name.
+        topic: TopicName,
+    },
+    /// Register a publisher.
+    CreatePublisher {
+        /// Its id.
+        publisher: PublisherId,
+        /// Makes a repetition known for one.
+        request_id: Option<RequestId>,
+        /// When it was asked for.
+        at: Timestamp,
+    },
+    /// Remove a publisher. Its topics and messages stay.
+    DeletePublisher {
+        /// Its id.
+        publisher: PublisherId,
+    },
+    /// Register a subscriber.
+    CreateSubscriber {
+        /// Its id.
+        subscriber: SubscriberId,
+        /// Makes a repetition known for one.
+        request_id: Option<RequestId>,
+        /// When it was asked for.
+        at: Timestamp,
+    },
+    /// Remove a subscriber. Its subscriptions are with their topics and stay.
+    DeleteSubscriber {
+        /// Its id.
+        subscriber: SubscriberId,
+    },
+    /// Append a batch to a topic.
+    Append {
+        /// Where to.
+        topic: TopicName,
+        /// Publisher, session and sequence, when the publish is to be deduplicated.
+        origin: Option<(PublisherId, SessionId, Sequence)>,
+        /// When the leader proposed it.
+        at: Timestamp,
+        /// The messages.
+        #[serde(skip, default = "no_batch")]
+        batch: Batch,
+    },
+    /// Give a subscriber a cursor on a topic.
+    Subscribe {
+        /// The topic.
+        topic: TopicName,
+        /// Who subscribes. Not checked here.
+        subscriber: SubscriberId,
+        /// Where the cursor begins.
+        start: Start,
+        /// When it was asked for.
+        at: Timestamp,
+    },
+    /// Remove a cursor.
+    Unsubscribe {
+        /// The topic.
+        topic: TopicName,
+        /// Whose cursor.
+        subscriber: SubscriberId,
+    },
+    /// Move a cursor forward. A cursor that is further already stays.
+    Acknowledge {
+        /// The topic.
+        topic: TopicName,
+        /// Whose cursor.
+        subscriber: SubscriberId,
+        /// Messages before this one are acknowledged.
+        next_offset: Offset,
+        /// Move only if the cursor is exactly here.
+        expected: Option<Offset>,
+    },
+    /// Put a cursor anywhere.
+    Seek {
+        /// The topic.
+        topic: TopicName,
+        /// Whose cursor.
+        subscriber: SubscriberId,
+        /// Where to.
+        to: Start,
+    },
+}
+
+/// A place in a topic, found when the command is applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Start {
+    /// The first message there is.
+    Earliest,
+    /// After the last message there is.
+    Latest,
+    /// This message; it or the one before it must exist.
+    Offset(Offset),
+    /// The first message appended at this time or later, or after the last one.
+    Time(Timestamp),
+}
+
+/// Why bytes are not a command.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CommandError {
+    /// There are no bytes.
+    #[error("a command has at least its version, this one is empty")]
+    Empty,
+    /// Another version wrote it.
+    #[error("command version {found} is unknown, this peer reads up to {max}", max = VERSION)]
+    Version {
+        /// What it says.
+        found: u8,
+    },
+    /// The head is not a known command.
+    #[error("the head of the command is broken")]
+    Head,
+    /// There are more or fewer bytes than there must be.
+    #[error("the command has {found} bytes after its head, not {expected}")]
+    Length {
+        /// What the head says.
+        expected: u64,
+        /// What is there.
+        found: u64,
+    },
+    /// The messages are broken.
+    #[error("the batch of the command is broken")]
+    Batch(#[from] BatchError),
+    /// The messages are not as many as the command says.
+    #[error("the command has {found} messages, not {expected}")]
+    Count {
+        /// What the command says.
+        expected: u32,
+        /// What is there.
+        found: u32,
+    },
+}
+
+/// Stands for a batch until the real one is read.
+#[expect(clippy::expect_used, reason = "the bytes are one empty message")]
+fn no_batch() -> Batch {
+    Batch::new(Bytes::from_static(&[0x22, 0])).expect("an empty message is a batch")
+}
+
+impl Command {
+    /// The bytes for the log.
+    ///
+    /// # Panics
+    /// When the payload has 4 GiB or more, which no limit allows.
+    #[expect(
+        clippy::expect_used,
+        reason = "names, numbers and options always have a postcard form; payloads are far below 4 GiB"
+    )]
+    pub fn encode(&self) -> Bytes {
+        let head = postcard::to_stdvec(self).expect("the head is plain data");
+        let payload = match self {
+            Self::Append { batch, .. } => Some(batch),
+            _ => None,
+        };
+        let payload_bytes = payload.map_or(0, |batch| 8 + batch.payload().len());
+        let mut bytes = BytesMut::with_capacity(1 + head.len() + payload_bytes);
+        bytes.extend_from_slice(&[VERSION]);
+        bytes.extend_from_slice(&head);
+        if let Some(batch) = payload {
+            let length = u32::try_from(batch.payload().len()).expect("a payload is below 4 GiB");
+            bytes.extend_from_slice(&batch.count().to_be_bytes());
+            bytes.extend_from_slice(&length.to_be_bytes());
+            bytes.extend_from_slice(batch.payload());
+        }
+        bytes.freeze()
+    }
+
+    /// Reads a command; its batch shares the bytes.
+    ///
+    /// # Errors
+    /// [`CommandError`] says what is wrong with them.
+    pub fn decode(bytes: &Bytes) -> Result<Self, CommandError> {
+        let (version, body) = bytes.split_first().ok_or(CommandError::Empty)?;
+        if *version != VERSION {
+            return Err(CommandError::Version { found: *version });
+        }
+        let (mut command, rest) =
+            postcard::take_from_bytes::<Self>(body).map_err(|_| CommandError::Head)?;
+        if let Self::Append { batch, .. } = &mut command {
+            *batch = decode_batch(bytes, rest)?;
+        } else if !rest.is_empty() {
+            return Err(CommandError::Length {
+                expected: 0,
+                found: rest.len() as u64,
+            });
+        }
+        Ok(command)
+    }
+}
+
+/// Reads the batch at the end of `bytes`.
+fn decode_batch(bytes: &Bytes, rest: &[u8]) -> Result<Batch, CommandError> {
+    let numbers = rest.split_first_chunk::<4>();
+    let numbers = numbers.and_then(|(count, rest)| Some((count, rest.split_first_chunk::<4>()?)));
+    let Some((count, (length, payload))) = numbers else {
+        return Err(CommandError::Length {
+            expected: 8,
+            found: rest.len() as u64,
+        });
+    };
+    let length = u32::from_be_bytes(*length);
+    if payload.len() as u64 != u64::from(length) {
+        return Err(CommandError::Length {
+            expected: 8 + u64::from(length),
+            found: rest.len() as u64,
+        });
+    }
+    let batch = Batch::new(bytes.slice(bytes.len() - payload.len()..))?;
+    let expected = u32::from_be_bytes(*count);
+    if batch.count() != expected {
+        return Err(CommandError::Count {
+            expected,
+            found: batch.count(),
+        });
+    }
+    Ok(batch)
+}

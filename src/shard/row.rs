@@ -1,0 +1,222 @@
+//! The rows of a shard and their keys.
+//!
+//! A row is a version byte (1) and the fields in postcard. Names have no zero byte, so a zero ends them in a key; numbers are big-endian.
+//! ```text
+//! table                       key                                              row
+//! Shard                       (empty)                                          ShardRow
+//! Topic                       name                                             TopicRow
+//! TopicByCreator              publisher ‖ 0 ‖ topic name                       (empty)
+//! Publisher, Subscriber       id                                               Identity
+//! Session                     topic id u64 ‖ publisher ‖ 0 ‖ session u64       SessionRow
+//! Sequence                    topic id u64 ‖ session number u64 ‖ sequence u64 SequenceRow
+//! Subscription                topic id u64 ‖ subscriber                        SubscriptionRow
+//! SubscriptionBySubscriber    subscriber ‖ 0 ‖ topic name ‖ 0 ‖ topic id u64   (empty)
+//! ```
+//! A deleted topic's rows below its id are swept later. Their twins in `SubscriptionBySubscriber` are too: a reader ignores those whose
+//! topic no longer has that id.
+
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::Error;
+use crate::store::Table;
+use crate::types::{
+    ByteCount, LogIndex, Offset, PublisherId, RequestId, Sequence, SessionId, SubscriberId,
+    Timestamp, TopicId, TopicName,
+};
+
+const VERSION: u8 = 1;
+
+/// A topic.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TopicRow {
+    /// Its life.
+    pub id: TopicId,
+    /// Its name.
+    pub name: TopicName,
+    /// Who asked for it.
+    pub creator: Option<PublisherId>,
+    /// When.
+    pub created: Timestamp,
+    /// The create call that made it.
+    pub request_id: Option<RequestId>,
+    /// The first message that is still there.
+    pub first_offset: Offset,
+    /// The offset that the next message will get. Never decreases.
+    pub next_offset: Offset,
+    /// Bytes of all payloads.
+    pub bytes: ByteCount,
+    /// The time of the last append; at first that of the creation. Never decreases.
+    pub appended: Timestamp,
+    /// Sessions remembered.
+    pub session_count: u32,
+    /// Sessions that ever began. The next one gets this number.
+    pub session_number_next: u64,
+}
+
+/// A cursor of a subscriber on a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subscription {
+    /// The topic's life.
+    pub topic_id: TopicId,
+    /// The topic's name.
+    pub topic: TopicName,
+    /// Whose cursor.
+    pub subscriber: SubscriberId,
+    /// The next message to deliver: all before it are acknowledged.
+    pub cursor: Offset,
+    /// When it was made.
+    pub created: Timestamp,
+}
+
+/// A publisher or a subscriber.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// When it was created.
+    pub created: Timestamp,
+    /// The create call that made it.
+    pub request_id: Option<RequestId>,
+}
+
+/// What the shard counts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct ShardRow {
+    /// Topics ever created.
+    pub(super) topics_created: u64,
+}
+
+/// A session of a publisher on a topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct SessionRow {
+    /// Which one of the topic's sessions; never reused, so that a session that begins again does not meet its old rows.
+    pub(super) number: u64,
+    /// The sequence that must come next.
+    pub(super) next_sequence: Sequence,
+    /// The entry that used it last.
+    pub(super) used: LogIndex,
+}
+
+/// What a publish got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct SequenceRow {
+    pub(super) first_offset: Offset,
+    pub(super) count: u32,
+    pub(super) append_time: Timestamp,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct SubscriptionRow {
+    pub(super) cursor: Offset,
+    pub(super) created: Timestamp,
+}
+
+impl SubscriptionRow {
+    pub(super) fn with(self, topic: &TopicRow, subscriber: &SubscriberId) -> Subscription {
+        Subscription {
+            topic_id: topic.id,
+            topic: topic.name.clone(),
+            subscriber: subscriber.clone(),
+            cursor: self.cursor,
+            created: self.created,
+        }
+    }
+}
+
+#[expect(
+    clippy::expect_used,
+    reason = "names, numbers and options always have a postcard form"
+)]
+pub(super) fn encode(row: &impl Serialize) -> Bytes {
+    let bytes = postcard::to_extend(row, vec![VERSION]).expect("a row is plain data");
+    bytes.into()
+}
+
+pub(super) fn decode<R: DeserializeOwned>(table: Table, bytes: &[u8]) -> Result<R, Error> {
+    match bytes.split_first() {
+        Some((&VERSION, fields)) => {
+            postcard::from_bytes(fields).map_err(|source| Error::Row { table, source })
+        }
+        version => Err(Error::RowVersion {
+            table,
+            found: version.map(|(version, _)| *version),
+        }),
+    }
+}
+
+fn joined(parts: &[&[u8]]) -> Bytes {
+    parts.concat().into()
+}
+
+pub(super) fn name_key(name: &str) -> Bytes {
+    Bytes::copy_from_slice(name.as_bytes())
+}
+
+pub(super) fn creator_prefix(creator: &PublisherId) -> Bytes {
+    joined(&[creator.as_str().as_bytes(), &[0]])
+}
+
+pub(super) fn creator_key(creator: &PublisherId, topic: &str) -> Bytes {
+    joined(&[creator.as_str().as_bytes(), &[0], topic.as_bytes()])
+}
+
+/// What all keys of a topic's sessions, sequences and subscriptions begin with.
+pub(super) fn topic_prefix(topic: TopicId) -> Bytes {
+    joined(&[&topic.to_bits().to_be_bytes()])
+}
+
+pub(super) fn session_key(topic: TopicId, publisher: &PublisherId, session: SessionId) -> Bytes {
+    joined(&[
+        &topic.to_bits().to_be_bytes(),
+        publisher.as_str().as_bytes(),
+        &[0],
+        &session.0.to_be_bytes(),
+    ])
+}
+
+/// What the keys of all sequences of a session begin with.
+pub(super) fn sequence_prefix(topic: TopicId, number: u64) -> Bytes {
+    joined(&[&topic.to_bits().to_be_bytes(), &number.to_be_bytes()])
+}
+
+pub(super) fn sequence_key(topic: TopicId, number: u64, sequence: Sequence) -> Bytes {
+    joined(&[
+        &topic.to_bits().to_be_bytes(),
+        &number.to_be_bytes(),
+        &sequence.0.to_be_bytes(),
+    ])
+}
+
+pub(super) fn subscription_key(topic: TopicId, subscriber: &SubscriberId) -> Bytes {
+    joined(&[
+        &topic.to_bits().to_be_bytes(),
+        subscriber.as_str().as_bytes(),
+    ])
+}
+
+pub(super) fn subscriber_prefix(subscriber: &SubscriberId) -> Bytes {
+    joined(&[subscriber.as_str().as_bytes(), &[0]])
+}
+
+/// What follows the subscriber in the key of a twin.
+pub(super) fn twin_suffix(topic: &TopicName, id: TopicId) -> Bytes {
+    joined(&[
+        &[0],
+        topic.as_str().as_bytes(),
+        &[0],
+        &id.to_bits().to_be_bytes(),
+    ])
+}
+
+pub(super) fn twin_key(subscriber: &SubscriberId, topic: &TopicName, id: TopicId) -> Bytes {
+    joined(&[subscriber.as_str().as_bytes(), &twin_suffix(topic, id)])
+}
+
+/// The topic's name and id in a twin's key.
+pub(super) fn twin_parts(key: &[u8]) -> Option<(TopicName, TopicId)> {
+    let (rest, id) = key.split_last_chunk::<8>()?;
+    let mut parts = rest.strip_suffix(&[0])?.splitn(2, |byte| *byte == 0);
+    let name = parts.nth(1)?;
+    let name = TopicName::new(std::str::from_utf8(name).ok()?).ok()?;
+    Some((name, TopicId::from_bits(u64::from_be_bytes(*id))))
+}

@@ -1,0 +1,145 @@
+//! Cursors: made, moved and removed.
+
+use super::machine::{Step, Stop};
+use super::row::{self, SubscriptionRow};
+use super::{Event, Refusal, Response, Start, TopicRow};
+use crate::store::Table;
+use crate::types::{Offset, SubscriberId, Timestamp, TopicName};
+
+impl Step<'_> {
+    pub(super) fn subscribe(
+        &mut self,
+        name: &TopicName,
+        subscriber: &SubscriberId,
+        start: Start,
+        at: Timestamp,
+    ) -> Result<Response, Stop> {
+        let topic = self.topic(name)?;
+        let key = row::subscription_key(topic.id, subscriber);
+        if let Some(row) = self
+            .overlay
+            .get::<SubscriptionRow>(Table::Subscription, &key)?
+        {
+            return Ok(Response::Subscribed {
+                subscription: row.with(&topic, subscriber),
+                is_new: false,
+            });
+        }
+        let row = SubscriptionRow {
+            cursor: self.find(&topic, start)?,
+            created: at,
+        };
+        self.put_cursor(&topic, subscriber, row);
+        let twin = row::twin_key(subscriber, name, topic.id);
+        self.overlay.put_key(Table::SubscriptionBySubscriber, twin);
+        Ok(Response::Subscribed {
+            subscription: row.with(&topic, subscriber),
+            is_new: true,
+        })
+    }
+
+    pub(super) fn unsubscribe(
+        &mut self,
+        name: &TopicName,
+        subscriber: &SubscriberId,
+    ) -> Result<Response, Stop> {
+        let (topic, _) = self.cursor(name, subscriber)?;
+        let key = row::subscription_key(topic.id, subscriber);
+        self.overlay.remove(Table::Subscription, key);
+        let twin = row::twin_key(subscriber, name, topic.id);
+        self.overlay.remove(Table::SubscriptionBySubscriber, twin);
+        self.events.push(Event::SubscriptionDeleted {
+            topic_id: topic.id,
+            topic: topic.name,
+            subscriber: subscriber.clone(),
+        });
+        Ok(Response::Unsubscribed)
+    }
+
+    pub(super) fn acknowledge(
+        &mut self,
+        name: &TopicName,
+        subscriber: &SubscriberId,
+        next_offset: Offset,
+        expected: Option<Offset>,
+    ) -> Result<Response, Stop> {
+        let (topic, mut row) = self.cursor(name, subscriber)?;
+        if let Some(expected) = expected.filter(|expected| *expected != row.cursor) {
+            return Err(Refusal::CursorMoved {
+                topic: topic.name,
+                subscriber: subscriber.clone(),
+                cursor: row.cursor,
+                expected,
+            }
+            .into());
+        }
+        if next_offset > topic.next_offset {
+            return Err(out_of_range(&topic, next_offset).into());
+        }
+        if next_offset > row.cursor {
+            row.cursor = next_offset;
+            self.put_cursor(&topic, subscriber, row);
+        }
+        Ok(Response::Acknowledged { cursor: row.cursor })
+    }
+
+    pub(super) fn seek(
+        &mut self,
+        name: &TopicName,
+        subscriber: &SubscriberId,
+        to: Start,
+    ) -> Result<Response, Stop> {
+        let (topic, mut row) = self.cursor(name, subscriber)?;
+        row.cursor = self.find(&topic, to)?;
+        self.put_cursor(&topic, subscriber, row);
+        Ok(Response::Sought { cursor: row.cursor })
+    }
+
+    fn cursor(
+        &mut self,
+        name: &TopicName,
+        subscriber: &SubscriberId,
+    ) -> Result<(TopicRow, SubscriptionRow), Stop> {
+        let topic = self.topic(name)?;
+        let key = row::subscription_key(topic.id, subscriber);
+        let row = self.overlay.get(Table::Subscription, &key)?;
+        let refusal = || Refusal::SubscriptionNotFound {
+            topic: name.clone(),
+            subscriber: subscriber.clone(),
+        };
+        Ok((topic, row.ok_or_else(refusal)?))
+    }
+
+    fn put_cursor(&mut self, topic: &TopicRow, subscriber: &SubscriberId, row: SubscriptionRow) {
+        let key = row::subscription_key(topic.id, subscriber);
+        self.overlay.put(Table::Subscription, key, &row);
+        self.events.push(Event::CursorMoved {
+            topic_id: topic.id,
+            topic: topic.name.clone(),
+            subscriber: subscriber.clone(),
+            cursor: row.cursor,
+        });
+    }
+
+    fn find(&mut self, topic: &TopicRow, start: Start) -> Result<Offset, Stop> {
+        let messages = topic.first_offset..topic.next_offset;
+        match start {
+            Start::Earliest => Ok(messages.start),
+            Start::Latest => Ok(messages.end),
+            Start::Offset(offset) if offset < messages.start || offset > messages.end => {
+                Err(out_of_range(topic, offset).into())
+            }
+            Start::Offset(offset) => Ok(offset),
+            Start::Time(time) => Ok(self.overlay.offset_at(topic.id, messages, time)?),
+        }
+    }
+}
+
+fn out_of_range(topic: &TopicRow, offset: Offset) -> Refusal {
+    Refusal::OffsetOutOfRange {
+        topic: topic.name.clone(),
+        offset,
+        first: topic.first_offset,
+        next: topic.next_offset,
+    }
+}

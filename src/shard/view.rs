@@ -1,0 +1,267 @@
+//! Queries about one shard. They read what is committed and change nothing; several may run beside the machine.
+//!
+//! A list is in the order of the names' bytes; `after` is the last name of the page before.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::row::{self, SubscriptionRow};
+use super::{Error, Identity, Subscription, TopicRow};
+use crate::store::{BatchRange, RowRange, Table, TopicStore};
+use crate::types::{
+    ByteCount, Name, Offset, PublisherId, StoredBatch, SubscriberId, Timestamp, TopicName, Vertex,
+};
+
+/// Which topics are wanted.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct TopicFilter<'a> {
+    /// What the names begin with.
+    pub prefix: &'a str,
+    /// Only those that this publisher created.
+    pub creator: Option<&'a PublisherId>,
+}
+
+/// Answers queries about one shard. Calls block: from async code use a blocking thread.
+#[derive(Clone)]
+pub struct View {
+    pub(super) shard: Vertex,
+    pub(super) store: Arc<dyn TopicStore>,
+}
+
+impl View {
+    /// The view of a shard in a store.
+    pub fn new(shard: Vertex, store: Arc<dyn TopicStore>) -> Self {
+        Self { shard, store }
+    }
+
+    /// The topic with this name.
+    ///
+    /// # Errors
+    /// [`Error`] when the store cannot be read.
+    pub fn topic(&self, name: &TopicName) -> Result<Option<TopicRow>, Error> {
+        let row = self
+            .store
+            .row(self.shard, Table::Topic, name.as_str().as_bytes())?;
+        row.map(|row| row::decode(Table::Topic, &row)).transpose()
+    }
+
+    /// Topics after a name.
+    ///
+    /// # Errors
+    /// [`Error`] when the store cannot be read.
+    pub fn topics(
+        &self,
+        filter: TopicFilter<'_>,
+        after: Option<&TopicName>,
+        limit: usize,
+    ) -> Result<Vec<TopicRow>, Error> {
+        let Some(creator) = filter.creator else {
+            let prefix = filter.prefix.as_bytes();
+            let after = after.map(|after| after.as_str().as_bytes());
+            let range = RowRange { prefix, after };
+            let rows = self.store.rows(self.shard, Table::Topic, range, limit)?;
+            let topics = rows.iter().map(|(_, row)| row::decode(Table::Topic, row));
+            return topics.collect();
+        };
+        let after = after.map(|after| row::creator_key(creator, after.as_str()));
+        let range = RowRange {
+            prefix: &row::creator_key(creator, filter.prefix),
+            after: after.as_deref(),
+        };
+        let table = Table::TopicByCreator;
+        let rows = self.store.rows(self.shard, table, range, limit)?;
+        let skip = row::creator_prefix(creator).len();
+        let mut topics = Vec::with_capacity(rows.len());
+        for (key, _) in rows {
+            // Deleted between the two reads when it is not there.
+            if let Some(name) = name_at(&key, skip).map(TopicName) {
+                topics.extend(self.topic(&name)?);
+            }
+        }
+        Ok(topics)
+    }
+
+    /// The publisher with this id.
+    ///
+    /// # Errors
+    /// [`Error`] when the store cannot be read.
+    pub fn publisher(&self, id: &PublisherId) -> Result<Option<Identity>, Error> {
+        self.identity(Table::Publisher, &id.0)
+    }
+
+    /// The subscriber with this id.
+    ///
+    /// # Errors
+    /// [`Error`] when the store cannot be read.
+    pub fn subscriber(&self, id: &SubscriberId) -> Result<Option<Identity>, Error> {
+        self.identity(Table::Subscriber, &id.0)
+    }
+
+    fn identity(&self, table: Table, name: &Name) -> Result<Option<Identity>, Error> {
+        let row = self
+            .store
+            .row(self.shard, table, name.as_str().as_bytes())?;
+        row.map(|row| row::decode(table, &row)).transpose()
+    }
+
+    /// Publishers after an id.
+    ///
+    /// # Errors
+    /// [`Error`] when the store cannot be read.
+    pub fn publishers(
+        &self,
+        after: Option<&PublisherId>,
+        limit: usize,
+    ) -> Result<Vec<(PublisherId, Identity)>, Error> {
+        let found = self.identities(Table::Publisher, after.map(|after| &after.0), limit)?;
+        Ok(found.map(|(name, row)| (PublisherId(name), row)).collect())
+    }
+
+    /// Subscribers after an id.
+    ///
+    /// # Errors
+    /// [`Error`] when the store cannot be read.
+    pub fn subscribers(
+        &self,
+        after: Option<&SubscriberId>,
+        limit: usize,
+    ) -> Result<Vec<(SubscriberId, Identity)>, Error> {
+        let found = self.identities(Table::Subscriber, after.map(|after| &after.0), limit)?;
+        Ok(found.map(|(name, row)| (SubscriberId(name), row)).collect())
+    }
+
+    fn identities(
+        &self,
+        table: Table,
+        after: Option<&Name>,
+        limit: usize,
+    ) -> Result<impl Iterator<Item = (Name, Identity)>, Error> {
+        let range = RowRange {
+            prefix: &[],
+            after: after.map(|after| after.as_str().as_bytes()),
+        };
+        let rows = self.store.rows(self.shard, table, range, limit)?;
+        let mut found = Vec::with_capacity(rows.len());
+        for (key, row) in rows {
+            let identity = row::decode(table, &row)?;
+            found.extend(name_at(&key, 0).map(|name| (name, identity)));
+        }
+        Ok(found.into_iter())
+    }
+
+    /// The cursor of a subscriber on a topic.
+    ///
+    /// # Errors
+    /// [`Error`] when the store cannot be read.
+    pub fn subscription(
+        &self,
+        topic: &TopicRow,
+        subscriber: &SubscriberId,
+    ) -> Result<Option<Subscription>, Error> {
+        let table = Table::Subscription;
+        let key = row::subscription_key(topic.id, subscriber);
+        let Some(row) = self.store.row(self.shard, table, &key)? else {
+            return Ok(None);
+        };
+        let row: SubscriptionRow = row::decode(table, &row)?;
+        Ok(Some(row.with(topic, subscriber)))
+    }
+
+    /// Cursors on a topic, of subscribers after an id.
+    ///
+    /// # Errors
+    /// [`Error`] when the store cannot be read.
+    pub fn subscriptions_of_topic(
+        &self,
+        topic: &TopicRow,
+        after: Option<&SubscriberId>,
+        limit: usize,
+    ) -> Result<Vec<Subscription>, Error> {
+        let table = Table::Subscription;
+        let prefix = row::topic_prefix(topic.id);
+        let after = after.map(|after| row::subscription_key(topic.id, after));
+        let range = RowRange {
+            prefix: &prefix,
+            after: after.as_deref(),
+        };
+        let mut found = Vec::new();
+        for (key, row) in self.store.rows(self.shard, table, range, limit)? {
+            let row: SubscriptionRow = row::decode(table, &row)?;
+            let subscriber = name_at(&key, prefix.len()).map(SubscriberId);
+            found.extend(subscriber.map(|subscriber| row.with(topic, &subscriber)));
+        }
+        Ok(found)
+    }
+
+    /// Cursors of a subscriber on this shard's topics after a name.
+    ///
+    /// # Errors
+    /// [`Error`] when the store cannot be read.
+    pub fn subscriptions_of_subscriber(
+        &self,
+        subscriber: &SubscriberId,
+        after: Option<&TopicName>,
+        limit: usize,
+    ) -> Result<Vec<Subscription>, Error> {
+        let table = Table::SubscriptionBySubscriber;
+        let prefix = row::subscriber_prefix(subscriber);
+        let last_id = crate::types::TopicId::from_bits(u64::MAX);
+        let mut after = after.map(|after| row::twin_key(subscriber, after, last_id));
+        let mut found = Vec::new();
+        while found.len() < limit {
+            let range = RowRange {
+                prefix: &prefix,
+                after: after.as_deref(),
+            };
+            let rows = self.store.rows(self.shard, table, range, limit)?;
+            let Some((last, _)) = rows.last() else { break };
+            after = Some(last.clone());
+            for (name, id) in rows.iter().filter_map(|(key, _)| row::twin_parts(key)) {
+                // Of a deleted topic, not swept yet, when there is none or another one.
+                let topic = self.topic(&name)?.filter(|topic| topic.id == id);
+                if let Some(topic) = topic {
+                    found.extend(self.subscription(&topic, subscriber)?);
+                }
+            }
+        }
+        found.truncate(limit);
+        Ok(found)
+    }
+
+    /// The topic's messages from an offset on, cut exactly there and at the limits; at least one when there is one. Ends at the topic's end
+    /// as the row says, so two calls with one row see the same.
+    ///
+    /// # Errors
+    /// [`Error`] when the store cannot be read.
+    pub fn batches(
+        &self,
+        topic: &TopicRow,
+        from: Offset,
+        count_max: u32,
+        bytes_max: ByteCount,
+    ) -> Result<Vec<StoredBatch>, Error> {
+        let range = BatchRange {
+            from: from.max(topic.first_offset),
+            until: topic.next_offset,
+            count_max,
+            bytes_max,
+        };
+        Ok(self.store.batches(topic.id, range)?)
+    }
+
+    /// Where the first message appended at `time` or later is; the topic's end when all are older.
+    ///
+    /// # Errors
+    /// [`Error`] when the store cannot be read.
+    pub fn offset_at(&self, topic: &TopicRow, time: Timestamp) -> Result<Offset, Error> {
+        let messages = topic.first_offset..topic.next_offset;
+        Ok(self.store.offset_at(topic.id, messages, time)?)
+    }
+}
+
+/// The name in a key from a byte on.
+fn name_at(key: &Bytes, skip: usize) -> Option<Name> {
+    let text = std::str::from_utf8(key.get(skip..)?).ok()?;
+    Name::new(text).ok()
+}

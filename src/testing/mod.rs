@@ -1,0 +1,246 @@
+//! For tests and benchmarks: a whole cluster in one process, on loopback, in a temporary folder.
+//!
+//! Real peers, real TCP, real disks; only the ports are the system's choice. Begin with [`TestCluster::start`].
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::time::Instant;
+
+use crate::config::{Config, Setting, Sources};
+use crate::node::Node;
+use crate::types::{PeerId, Vertex};
+
+/// How long a cluster in one process may take to elect its leaders, with a debug build on a busy machine.
+const READY_MAX: Duration = Duration::from_secs(30);
+
+/// A cluster with one peer for each vertex.
+pub struct TestCluster {
+    settings: Vec<(&'static str, String)>,
+    addresses: Vec<String>,
+    /// Index: peer. `None` while it is stopped.
+    nodes: Vec<Option<Node>>,
+    folder: Folder,
+}
+
+/// Where the cluster keeps its data.
+enum Folder {
+    /// Removed with the cluster.
+    Temporary(tempfile::TempDir),
+    Kept(PathBuf),
+}
+
+impl TestCluster {
+    /// Eight peers, ready to serve.
+    pub async fn start() -> Self {
+        Self::with_settings(&[]).await
+    }
+
+    /// As [`Self::start`], with some settings changed: pairs of key and value as in a file.
+    pub async fn with_settings(settings: &[(&'static str, &str)]) -> Self {
+        let folder =
+            Folder::Temporary(tempfile::tempdir().expect("a temporary folder can be made"));
+        Self::in_folder(folder, settings).await
+    }
+
+    /// As [`Self::with_settings`], with the data of an earlier cluster, which is kept.
+    pub async fn reopen(folder: &Path, settings: &[(&'static str, &str)]) -> Self {
+        Self::in_folder(Folder::Kept(folder.to_owned()), settings).await
+    }
+
+    async fn in_folder(folder: Folder, settings: &[(&'static str, &str)]) -> Self {
+        let settings: Vec<_> = settings
+            .iter()
+            .map(|(key, value)| (*key, (*value).to_owned()))
+            .collect();
+        let dimension: u32 = settings
+            .iter()
+            .find(|(key, _)| *key == "dimension")
+            .map_or(3, |(_, d)| d.parse().expect("a number"));
+        let mut listeners = Vec::new();
+        let mut addresses = Vec::new();
+        for _ in 0..1 << dimension {
+            let listener = TcpListener::bind("127.0.0.1:0")
+                .await
+                .expect("a port is free");
+            addresses.push(format!(
+                "http://{}",
+                listener
+                    .local_addr()
+                    .expect("a bound listener has an address")
+            ));
+            listeners.push(listener);
+        }
+        let nodes = listeners.iter().map(|_| None).collect();
+        let mut cluster = Self {
+            settings,
+            addresses,
+            nodes,
+            folder,
+        };
+        for (peer, listener) in listeners.into_iter().enumerate() {
+            cluster.launch(peer, Some(listener)).await;
+        }
+        cluster.ready().await;
+        cluster
+    }
+
+    async fn launch(&mut self, peer: usize, listener: Option<TcpListener>) {
+        let config = self.config(peer);
+        let node = Node::start(config, listener)
+            .await
+            .unwrap_or_else(|error| panic!("peer {peer} does not start: {error}"));
+        self.nodes[peer] = Some(node);
+    }
+
+    /// The settings of one peer of the cluster.
+    pub fn config(&self, peer: usize) -> Config {
+        let port = self.addresses[peer]
+            .rsplit(':')
+            .next()
+            .expect("an address has a port")
+            .to_owned();
+        let mut sources = Sources::default();
+        let own = [
+            ("peer", peer.to_string()),
+            ("port", port),
+            ("peers", self.addresses.join(",")),
+            ("data_dir", self.folder().display().to_string()),
+        ];
+        for (key, value) in own.iter().chain(&self.settings) {
+            let setting = Setting::with_key(key).unwrap_or_else(|| panic!("{key} is a setting"));
+            sources = sources.flag(setting, value);
+        }
+        Config::load(&sources).unwrap_or_else(|error| panic!("the settings are right: {error}"))
+    }
+
+    /// Where the data is.
+    pub fn folder(&self) -> &Path {
+        match &self.folder {
+            Folder::Temporary(folder) => folder.path(),
+            Folder::Kept(path) => path,
+        }
+    }
+
+    /// Waits until every running peer knows a leader of each of its shards.
+    ///
+    /// # Panics
+    /// When that takes longer than half a minute.
+    pub async fn ready(&self) {
+        let deadline = Instant::now() + READY_MAX;
+        for node in self.nodes.iter().flatten() {
+            assert!(
+                node.ready(deadline).await,
+                "peer {} has a shard without a leader",
+                node.peer()
+            );
+        }
+    }
+
+    /// The address of a peer: `http://127.0.0.1:40001`.
+    pub fn address(&self, peer: usize) -> &str {
+        &self.addresses[peer]
+    }
+
+    /// All addresses, in the order of the peers.
+    pub fn addresses(&self) -> &[String] {
+        &self.addresses
+    }
+
+    /// A running peer.
+    ///
+    /// # Panics
+    /// When it is stopped.
+    pub fn node(&self, peer: usize) -> &Node {
+        self.nodes[peer]
+            .as_ref()
+            .unwrap_or_else(|| panic!("peer {peer} is running"))
+    }
+
+    /// Stops a peer; its data stays.
+    pub async fn stop_peer(&mut self, peer: usize) {
+        if let Some(node) = self.nodes[peer].take() {
+            node.stop().await;
+        }
+    }
+
+    /// Starts a stopped peer at its old address.
+    pub async fn start_peer(&mut self, peer: usize) {
+        self.launch(peer, None).await;
+    }
+
+    /// Stops all peers.
+    pub async fn stop(&mut self) {
+        for peer in 0..self.nodes.len() {
+            self.stop_peer(peer).await;
+        }
+    }
+
+    /// The running peers that hold a replica of a shard.
+    pub fn holders(&self, shard: Vertex) -> Vec<PeerId> {
+        let nodes = self.nodes.iter().flatten();
+        nodes
+            .filter(|node| node.replicas().get(shard).is_some())
+            .map(Node::peer)
+            .collect()
+    }
+
+    /// Waits until all running replicas of all shards hold the same, and says whether they are equal to the last byte.
+    ///
+    /// # Panics
+    /// When replicas differ although they have applied the same log, or do not catch up within half a minute.
+    pub async fn assert_replicas_equal(&self) {
+        let deadline = Instant::now() + READY_MAX;
+        let shards: std::collections::BTreeSet<Vertex> = self
+            .nodes
+            .iter()
+            .flatten()
+            .flat_map(|node| node.replicas().all())
+            .map(|replica| replica.shard())
+            .collect();
+        for shard in shards {
+            self.wait_until_applied(shard, deadline).await;
+            let replicas = self
+                .nodes
+                .iter()
+                .flatten()
+                .filter_map(|node| Some((node.peer(), node.replicas().get(shard)?)));
+            let digests: Vec<_> = replicas
+                .map(|(peer, replica)| {
+                    (
+                        peer,
+                        replica.view().digest().expect("the store can be read"),
+                    )
+                })
+                .collect();
+            for pair in digests.windows(2) {
+                assert_eq!(
+                    pair[0].1, pair[1].1,
+                    "shard {shard}: peers {} and {} differ",
+                    pair[0].0, pair[1].0
+                );
+            }
+        }
+    }
+
+    async fn wait_until_applied(&self, shard: Vertex, deadline: Instant) {
+        loop {
+            let replicas = self
+                .nodes
+                .iter()
+                .flatten()
+                .filter_map(|node| node.replicas().get(shard));
+            let statuses: Vec<_> = replicas.map(|replica| replica.status()).collect();
+            let last = statuses.iter().filter_map(|status| status.last).max();
+            if statuses.iter().all(|status| status.applied == last) {
+                return;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "shard {shard} does not settle: {statuses:?}"
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}

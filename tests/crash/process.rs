@@ -1,0 +1,169 @@
+//! Eight processes of the real binary.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use cubecast_sdk::proto::v1::GetNodeStatusRequest;
+use cubecast_sdk::proto::v1::peer_service_client::PeerServiceClient;
+use tonic::transport::Channel;
+
+/// How long eight processes may take to elect their leaders, with a debug build on a busy machine.
+const READY_MAX: Duration = Duration::from_secs(60);
+
+/// Killed when dropped, so that a failing test leaves nothing behind.
+pub struct Processes {
+    folder: PathBuf,
+    ports: Vec<u16>,
+    children: Vec<Child>,
+}
+
+impl Processes {
+    /// Starts eight peers with their data in this folder and waits until they serve.
+    pub async fn start(folder: &Path) -> Self {
+        // All are bound at once, so they differ; the system does not give them out again soon.
+        let listeners: Vec<TcpListener> = (0..8)
+            .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
+            .collect();
+        let ports = listeners
+            .iter()
+            .map(|listener| listener.local_addr().unwrap().port())
+            .collect();
+        drop(listeners);
+        let mut processes = Self {
+            folder: folder.to_owned(),
+            ports,
+            children: Vec::new(),
+        };
+        processes.restart_all().await;
+        processes
+    }
+
+    fn address(&self, peer: usize) -> String {
+        format!("http://127.0.0.1:{}", self.ports[peer])
+    }
+
+    fn spawn(&self, peer: usize) -> Child {
+        let peers: Vec<String> = (0..8).map(|peer| self.address(peer)).collect();
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.folder.join(format!("log-{peer}")))
+            .unwrap();
+        Command::new(env!("CARGO_BIN_EXE_cubecast"))
+            .arg("node")
+            .args(["--peer", &peer.to_string()])
+            .args(["--port", &self.ports[peer].to_string()])
+            .args(["--peers", &peers.join(",")])
+            .args(["--data-dir", &self.folder.display().to_string()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap()
+    }
+
+    /// Starts all peers again and waits until they serve.
+    pub async fn restart_all(&mut self) {
+        self.children = (0..8).map(|peer| self.spawn(peer)).collect();
+        let deadline = Instant::now() + READY_MAX;
+        for peer in 0..8 {
+            while !self.is_ready(peer).await {
+                assert!(
+                    Instant::now() < deadline,
+                    "peer {peer} does not serve:\n{}",
+                    self.log(peer)
+                );
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
+
+    /// It answers, and each of its shards has a leader.
+    async fn is_ready(&self, peer: usize) -> bool {
+        let Ok(channel) = Channel::from_shared(self.address(peer))
+            .unwrap()
+            .connect()
+            .await
+        else {
+            return false;
+        };
+        let status = PeerServiceClient::new(channel)
+            .get_node_status(GetNodeStatusRequest {})
+            .await;
+        status.is_ok_and(|status| {
+            status
+                .get_ref()
+                .shards
+                .iter()
+                .all(|shard| !shard.leader.is_empty())
+        })
+    }
+
+    fn log(&self, peer: usize) -> String {
+        std::fs::read_to_string(self.folder.join(format!("log-{peer}"))).unwrap_or_default()
+    }
+
+    /// A client of one peer.
+    pub async fn client(&self, peer: usize) -> PeerServiceClient<Channel> {
+        PeerServiceClient::new(
+            Channel::from_shared(self.address(peer))
+                .unwrap()
+                .connect()
+                .await
+                .unwrap(),
+        )
+    }
+
+    /// SIGKILL to all, before any of them can notice that another is gone.
+    pub fn kill_all(&mut self) {
+        for child in &mut self.children {
+            child.kill().unwrap();
+        }
+        for child in &mut self.children {
+            child.wait().unwrap();
+        }
+        self.children.clear();
+    }
+
+    /// SIGTERM to all; each must end by itself, without an error.
+    pub async fn stop_all(&mut self) {
+        for child in &self.children {
+            // The standard library sends no other signal than SIGKILL.
+            let stopped = Command::new("kill")
+                .args(["-TERM", &child.id().to_string()])
+                .status()
+                .unwrap();
+            assert!(stopped.success());
+        }
+        let deadline = Instant::now() + READY_MAX;
+        for (peer, mut child) in std::mem::take(&mut self.children).into_iter().enumerate() {
+            let status = loop {
+                if let Some(status) = child.try_wait().unwrap() {
+                    break status;
+                }
+                assert!(
+                    Instant::now() < deadline,
+                    "a peer does not stop:\n{}",
+                    self.log(peer)
+                );
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            };
+            assert!(
+                status.success(),
+                "peer {peer}: {status}\n{}",
+                self.log(peer)
+            );
+        }
+    }
+}
+
+impl Drop for Processes {
+    fn drop(&mut self) {
+        for child in &mut self.children {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
