@@ -344,6 +344,7 @@ async fn subscriber_must_exist_and_subscribing_again_moves_nothing() {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "each list in turn")]
 async fn lists_go_on_where_they_ended() {
     let world = World::new();
     world.directory.add(Kind::Subscriber, "s");

@@ -96,6 +96,7 @@ async fn peer(
     let api = RaftApi::new(Replicas::new([replica.clone()]), peers);
     let address = listener.local_addr().unwrap();
     let server = tonic::transport::Server::builder().add_service(RaftServiceServer::new(api));
+    #[expect(clippy::disallowed_methods, reason = "the test aborts it")]
     let server = tokio::spawn(async move {
         server
             .serve_with_incoming(TcpListenerStream::new(listener))

@@ -65,7 +65,7 @@ impl RaftApi {
 }
 
 /// A peer only needs to know whether to try again: a stopped group is back after a restart, a malformed call stays malformed.
-fn status(error: Error) -> Status {
+fn status(error: &Error) -> Status {
     let reason = match error {
         Error::Malformed { .. } => ErrorReason::RequestMalformed,
         _ => ErrorReason::Starting,
@@ -94,7 +94,9 @@ impl RaftService for RaftApi {
             std::future::ready(message.is_ok())
         });
         let requests = requests.filter_map(|message| std::future::ready(message.ok()));
-        let answers = group.append(requests).map(|answer| answer.map_err(status));
+        let answers = group
+            .append(requests)
+            .map(|answer| answer.map_err(|error| status(&error)));
         Ok(self.answer(Box::pin(answers)))
     }
 
@@ -111,13 +113,16 @@ impl RaftService for RaftApi {
         let response = group
             .heartbeat(request.into_inner())
             .await
-            .map_err(status)?;
+            .map_err(|error| status(&error))?;
         Ok(self.answer(response))
     }
 
     async fn vote(&self, request: Request<VoteRequest>) -> Result<Response<VoteResponse>, Status> {
         let group = self.admit(request.metadata(), request.get_ref().shard)?;
-        let response = group.vote(request.into_inner()).await.map_err(status)?;
+        let response = group
+            .vote(request.into_inner())
+            .await
+            .map_err(|error| status(&error))?;
         Ok(self.answer(response))
     }
 
@@ -129,7 +134,7 @@ impl RaftService for RaftApi {
         let response = group
             .take_over(request.into_inner())
             .await
-            .map_err(status)?;
+            .map_err(|error| status(&error))?;
         Ok(self.answer(response))
     }
 }

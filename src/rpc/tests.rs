@@ -35,6 +35,10 @@ struct Lonely {
     _folder: tempfile::TempDir,
 }
 
+#[expect(
+    clippy::too_many_lines,
+    reason = "a peer has many parts, and this is all of them"
+)]
 async fn lonely() -> Lonely {
     let folder = tempfile::tempdir().unwrap();
     let dimension = Dimension::new(3).unwrap();

@@ -2,6 +2,14 @@
 //!
 //! Real peers, real TCP, real disks; only the ports are the system's choice. Begin with [`TestCluster::start`].
 
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::missing_panics_doc,
+    reason = "a broken test cluster fails its test at once"
+)]
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -18,6 +18,7 @@ fn shard() -> Vertex {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn every_refusal_has_its_reason_and_facts() {
     let topic = || TopicName::new("t").unwrap();
     let publisher = || PublisherId::new("p").unwrap();
