@@ -19,7 +19,7 @@ use openraft::alias::{CommittedLeaderIdOf, VoteOf};
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::{EntryPayload, LogState, OptionalSend, RaftLogReader};
 use prost::Message;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::convert;
 use super::types::{Entry, LogId, Proposal, Types, position};
@@ -41,11 +41,54 @@ const APPEND_BYTES_MAX: ByteCount = ByteCount(1 << 20);
 pub(super) struct ShardLog {
     shard: Vertex,
     wal: Arc<dyn RaftLog>,
+    /// Changes when appended entries have reached the disk, or never will.
+    written: watch::Sender<()>,
+}
+
+/// Tells when entries of one shard are on this peer's disk.
+pub(super) struct Durability {
+    shard: Vertex,
+    wal: Arc<dyn RaftLog>,
+    written: watch::Receiver<()>,
+}
+
+impl Durability {
+    /// Waits until an entry and all before it are on disk.
+    pub(super) async fn reaches(&mut self, index: LogIndex) -> io::Result<()> {
+        let mut failed = self.wal.failed();
+        loop {
+            self.written.mark_unchanged();
+            let durable = self.wal.durable(self.shard);
+            if durable.is_some_and(|durable| durable.index >= index) {
+                return Ok(());
+            }
+            tokio::select! {
+                changed = self.written.changed() => changed.map_err(io::Error::other)?,
+                why = failed.wait_for(Option::is_some) => {
+                    let why = why.map_err(io::Error::other)?;
+                    return Err(io::Error::other(format!("the write-ahead log failed: {:?}", *why)));
+                }
+            }
+        }
+    }
 }
 
 impl ShardLog {
     pub(super) fn new(shard: Vertex, wal: Arc<dyn RaftLog>) -> Self {
-        Self { shard, wal }
+        let written = watch::Sender::new(());
+        Self {
+            shard,
+            wal,
+            written,
+        }
+    }
+
+    pub(super) fn durability(&self) -> Durability {
+        Durability {
+            shard: self.shard,
+            wal: Arc::clone(&self.wal),
+            written: self.written.subscribe(),
+        }
     }
 
     /// Hands operations to the log and waits until they are on disk.
@@ -264,7 +307,9 @@ impl RaftLogStorage<Types> for ShardLog {
         I::IntoIter: OptionalSend,
     {
         let entries = entries.into_iter().map(|entry| encode(&entry)).collect();
+        let written = self.written.clone();
         let done = Box::new(move |result: Result<(), wal::Error>| {
+            written.send_replace(());
             callback.io_completed(result.map_err(io::Error::other))
         });
         self.wal
