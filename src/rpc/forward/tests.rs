@@ -289,9 +289,19 @@ async fn read_of_any_replica_needs_only_one() {
 
 #[tokio::test]
 async fn refusal_after_an_attempt_of_unknown_fate_is_no_definite_failure() {
-    let overloaded = || Err(Failure::Final(Fault::new(ErrorReason::Overloaded, "x").into_status()));
+    let overloaded = || {
+        Err(Failure::Final(
+            Fault::new(ErrorReason::Overloaded, "x").into_status(),
+        ))
+    };
     let script = Script::new([Err(Failure::Unknown), overloaded()]);
-    assert_eq!(why(play(&router(), &ask(Fate::Repeatable), &script).await), ErrorReason::OutcomeUnknown);
+    assert_eq!(
+        why(play(&router(), &ask(Fate::Repeatable), &script).await),
+        ErrorReason::OutcomeUnknown
+    );
     let script = Script::new([Err(Failure::Unknown), overloaded()]);
-    assert_eq!(why(play(&router(), &ask(Fate::Read), &script).await), ErrorReason::Overloaded);
+    assert_eq!(
+        why(play(&router(), &ask(Fate::Read), &script).await),
+        ErrorReason::Overloaded
+    );
 }
