@@ -12,7 +12,7 @@ use openraft::{EmptyNode, Raft, ReadPolicy, ServerState, SnapshotPolicy};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::convert;
 use super::log::ShardLog;
@@ -161,6 +161,7 @@ impl Group {
         };
         group.spawn(group.clone().follow_leadership(sender));
         group.spawn(group.clone().tend());
+        group.spawn(group.clone().tell_failure());
         Ok(group)
     }
 
@@ -184,6 +185,21 @@ impl Group {
         // openraft does not wait for its state machine, which may still apply what was committed.
         self.parts.tasks.close();
         self.parts.tasks.wait().await;
+    }
+
+    /// Waits until the group has failed, and says why: its log or its store could not be read or written. It takes part again after a restart.
+    pub async fn failed(&self) -> String {
+        let mut metrics = self.raft.metrics();
+        loop {
+            let state = metrics.borrow_watched().running_state.clone();
+            let is_stopping = self.parts.stop.is_cancelled();
+            match state {
+                Err(error) if !is_stopping => return error.to_string(),
+                Ok(()) if !is_stopping && metrics.changed().await.is_ok() => {}
+                _ if is_stopping => return std::future::pending().await,
+                _ => return "its task ended".to_owned(),
+            }
+        }
     }
 
     /// Proposes a command and waits until it is applied here.
@@ -426,6 +442,11 @@ impl Group {
                 return;
             }
         }
+    }
+
+    async fn tell_failure(self) {
+        let why = self.failed().await;
+        error!(shard = %self.shard, why, "the shard failed on this peer and stays stopped until a restart");
     }
 
     /// Brings a new group to life and keeps its standbys in it.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,6 +27,7 @@ use crate::wal::{self, Completion, Op, Wal};
 struct HeldLog {
     inner: Arc<dyn RaftLog>,
     held: Mutex<Option<Held>>,
+    is_full: AtomicBool,
 }
 
 #[derive(Default)]
@@ -54,6 +56,9 @@ impl HeldLog {
 
 impl RaftLog for HeldLog {
     fn submit(&self, ops: Vec<Op>, done: Completion) -> Result<(), wal::Error> {
+        if self.is_full.load(Ordering::Relaxed) {
+            return Err(wal::Error::Closed);
+        }
         match self.held.lock().unwrap().as_mut() {
             Some(held) if ops.iter().any(|op| matches!(op, Op::Append { .. })) => {
                 held.completions.push(done);
@@ -130,6 +135,7 @@ async fn peer(
     let wal = Arc::new(HeldLog {
         inner: Arc::new(wal),
         held: Mutex::default(),
+        is_full: AtomicBool::new(false),
     });
     let acquaintances = Arc::new(Acquaintances::open(disk, &folder).unwrap());
     let link = link::Options {
@@ -412,6 +418,24 @@ async fn entry_is_applied_only_when_it_is_on_the_own_disk() {
     while seen().is_none() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+    for peer in peers {
+        peer.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replica_whose_log_refuses_an_entry_says_that_it_failed() {
+    let folder = tempfile::tempdir().unwrap();
+    let peers = group(folder.path()).await;
+    for peer in &peers {
+        peer.led_by(0).await;
+    }
+    let (leader, full) = (&peers[0].replica, &peers[1]);
+    full.wal.is_full.store(true, Ordering::Relaxed);
+    let failed = full.replica.failed();
+    leader.propose(create("news"), deadline()).await.unwrap();
+    tokio::time::timeout_at(deadline(), failed).await.unwrap();
+    assert_eq!(full.replica.status().role, Role::Stopped);
     for peer in peers {
         peer.stop().await;
     }
