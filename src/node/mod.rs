@@ -420,6 +420,15 @@ pub enum Error {
     /// The write-ahead log cannot be opened.
     #[error(transparent)]
     Wal(#[from] wal::Error),
+    /// The write-ahead log is gone, the rest of the directory is not.
+    #[error(
+        "the write-ahead log {path} is missing, but other peers know this one: it has lost its votes and what it had stored, so it may not \
+         start under its old identity", path = path.display()
+    )]
+    LogMissing {
+        /// Where it should be.
+        path: std::path::PathBuf,
+    },
     /// The topic store cannot be opened.
     #[error("the topic store of peer {peer} cannot be opened: {source}")]
     Store {
