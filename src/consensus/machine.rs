@@ -14,6 +14,7 @@ use openraft::alias::{SnapshotMetaOf, SnapshotOf};
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use prost::Message;
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::convert;
@@ -106,10 +107,8 @@ impl Machine {
             responders.push(responder);
         }
         let mark = self.mark();
-        let applied = self
-            .machine
-            .apply(entries, mark)
-            .map_err(io::Error::other)?;
+        let machine = &mut self.machine;
+        let applied = blocking(|| machine.apply(entries, mark)).map_err(io::Error::other)?;
         (self.observer)(&applied.events);
         for (outcome, responder) in applied.outcomes.into_iter().zip(responders) {
             if let Some(responder) = responder {
@@ -117,6 +116,15 @@ impl Machine {
             }
         }
         Ok(())
+    }
+}
+
+/// Runs what may sleep: a store that flushes too slowly lets its writers wait, all shards at once, and heartbeats must not wait with them.
+fn blocking<T>(work: impl FnOnce() -> T) -> T {
+    match Handle::current().runtime_flavor() {
+        RuntimeFlavor::MultiThread => tokio::task::block_in_place(work),
+        // There is no other thread that could go on.
+        _ => work(),
     }
 }
 
