@@ -12,7 +12,7 @@ use openraft::{EmptyNode, Raft, ReadPolicy, ServerState, SnapshotPolicy};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::convert;
 use super::log::ShardLog;
@@ -23,6 +23,7 @@ use super::{Error, Options, Parts};
 use crate::proto::peer::v1 as proto;
 use crate::shard;
 use crate::types::{LogIndex, LogPosition, PeerId, Term, Vertex};
+use crate::wal::Bounds;
 
 /// Entries in one append to a follower; the log also limits its bytes.
 const APPEND_ENTRIES_MAX: u64 = 300;
@@ -126,8 +127,10 @@ impl Group {
             peers,
             progress: progress.clone(),
         };
+        check_store(shard, machine.applied(), &wal.bounds(shard))?;
         let log = ShardLog::new(shard, Arc::clone(&wal));
-        let machine = Machine::new(machine, mark, observer)?;
+        let tasks = TaskTracker::new();
+        let machine = Machine::new((machine, mark), observer, log.durability(), tasks.token())?;
         let config = Arc::new(raft_config(&options, shard)?);
         let start = |source: &dyn std::fmt::Display| Error::Start {
             shard,
@@ -147,7 +150,7 @@ impl Group {
             wal,
             progress,
             leadership,
-            tasks: TaskTracker::new(),
+            tasks,
             stop: CancellationToken::new(),
         };
         let group = Self {
@@ -158,6 +161,7 @@ impl Group {
         };
         group.spawn(group.clone().follow_leadership(sender));
         group.spawn(group.clone().tend());
+        group.spawn(group.clone().tell_failure());
         Ok(group)
     }
 
@@ -172,13 +176,29 @@ impl Group {
         });
     }
 
-    /// Stops the group. What it has acknowledged is on disk.
+    /// Stops the group; its log and its store are then used no more. What it has acknowledged is on disk.
     pub async fn stop(&self) {
         self.parts.stop.cancel();
-        self.parts.tasks.close();
-        self.parts.tasks.wait().await;
         if let Err(error) = self.raft.shutdown().await {
             warn!(shard = %self.shard, %error, "the group did not stop cleanly");
+        }
+        // openraft does not wait for its state machine, which may still apply what was committed.
+        self.parts.tasks.close();
+        self.parts.tasks.wait().await;
+    }
+
+    /// Waits until the group has failed, and says why: its log or its store could not be read or written. It takes part again after a restart.
+    pub async fn failed(&self) -> String {
+        let mut metrics = self.raft.metrics();
+        loop {
+            let state = metrics.borrow_watched().running_state.clone();
+            let is_stopping = self.parts.stop.is_cancelled();
+            match state {
+                Err(error) if !is_stopping => return error.to_string(),
+                Ok(()) if !is_stopping && metrics.changed().await.is_ok() => {}
+                _ if is_stopping => return std::future::pending().await,
+                _ => return "its task ended".to_owned(),
+            }
         }
     }
 
@@ -424,6 +444,11 @@ impl Group {
         }
     }
 
+    async fn tell_failure(self) {
+        let why = self.failed().await;
+        error!(shard = %self.shard, why, "the shard failed on this peer and stays stopped until a restart");
+    }
+
     /// Brings a new group to life and keeps its standbys in it.
     async fn tend(self) {
         self.begin().await;
@@ -497,6 +522,22 @@ impl Group {
     }
 }
 
+/// The store follows the log. One that is ahead of it tells that the log lost its end, with entries that this peer said it had stored.
+fn check_store(shard: Vertex, applied: Option<LogPosition>, log: &Bounds) -> Result<(), Error> {
+    let purged = log.purged.as_ref().map(|purged| purged.position);
+    let last = log.last.or(purged);
+    match applied {
+        Some(applied) if last.is_none_or(|last| last.index < applied.index) => Err(Error::Start {
+            shard,
+            reason: format!(
+                "the store has applied entry {applied}, the write-ahead log ends with {}: the log has lost entries",
+                last.map_or_else(|| "none".to_owned(), |last| format!("entry {last}"))
+            ),
+        }),
+        _ => Ok(()),
+    }
+}
+
 fn role(state: ServerState) -> Role {
     match state {
         ServerState::Leader => Role::Leader,
@@ -528,4 +569,32 @@ fn raft_config(options: &Options, shard: Vertex) -> Result<openraft::Config, Err
         shard,
         reason: error.to_string(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(index: u64) -> LogPosition {
+        LogPosition {
+            term: Term(1),
+            index: LogIndex(index),
+        }
+    }
+
+    #[test]
+    fn log_that_ends_before_its_store_is_refused() {
+        let shard = "000".parse().unwrap();
+        let log = |last| Bounds {
+            last,
+            ..Bounds::default()
+        };
+        check_store(shard, None, &log(None)).unwrap();
+        check_store(shard, None, &log(Some(entry(2)))).unwrap();
+        check_store(shard, Some(entry(2)), &log(Some(entry(2)))).unwrap();
+        for lost in [None, Some(entry(1))] {
+            let error = check_store(shard, Some(entry(2)), &log(lost)).unwrap_err();
+            assert!(matches!(error, Error::Start { .. }), "{error}");
+        }
+    }
 }

@@ -192,7 +192,7 @@ impl Connection {
             )
             .await?;
         self.peers
-            .recognise(response.metadata())
+            .recognise_answer(peer_of(self.target), response.metadata())
             .map_err(unreachable)?;
         convert::vote_response_from_proto(response.get_ref()).map_err(unreachable)
     }
@@ -213,7 +213,7 @@ impl Connection {
         let call = client.append(request);
         let response = self.within(RPCTypes::AppendEntries, &option, call).await?;
         self.peers
-            .recognise(response.metadata())
+            .recognise_answer(peer_of(self.target), response.metadata())
             .map_err(unreachable)?;
         Ok(response.into_inner())
     }
@@ -240,7 +240,7 @@ impl RaftNetworkV2<Types> for Connection {
         let call = client.heartbeat(self.peers.request(message));
         let response = self.within(RPCTypes::AppendEntries, &option, call).await?;
         self.peers
-            .recognise(response.metadata())
+            .recognise_answer(peer_of(self.target), response.metadata())
             .map_err(unreachable)?;
         let answer = response
             .into_inner()
@@ -318,6 +318,9 @@ impl RaftNetworkV2<Types> for Connection {
         let mut client = self.client()?;
         let call = client.transfer_leader(self.peers.request(message));
         let response = self.within(RPCTypes::TransferLeader, &option, call).await?;
+        self.peers
+            .recognise_answer(peer_of(self.target), response.metadata())
+            .map_err(unreachable)?;
         if response.get_ref().accepted {
             return Ok(Ok(()));
         }

@@ -56,6 +56,14 @@ impl Acquaintances {
         })
     }
 
+    /// Whether no peer was met: this one has then never voted for another, nor told one that it stored an entry.
+    pub fn is_empty(&self) -> bool {
+        self.known
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_empty()
+    }
+
     /// Lets a peer in when it is new or has the directory that it had before. A new one is remembered on disk before this returns.
     ///
     /// # Errors

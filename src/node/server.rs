@@ -28,8 +28,12 @@ use crate::rpc;
 const REFUSAL_LIFE: Duration = Duration::from_secs(2);
 /// After a failed accept (no file descriptor left, say) wait before the next.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
-/// Calls that one connection may have open: a Raft stream for each shared shard, and many forwarded calls.
-const STREAMS_PER_CONNECTION_MAX: u32 = 4096;
+/// Calls that one connection may have open: more than the calls that a peer works on (`limits.calls_max`), so that forwarded pulls that wait
+/// never keep a heartbeat from being sent. Clients are held to that limit in any case.
+const STREAMS_PER_CONNECTION_MAX: u32 = 65_536;
+/// Calls given up by their caller before this peer has seen them. A peer that was frozen for a moment meets many, from others who are no
+/// attackers; beyond the default of 20 the connection would be closed, and with it the Raft streams.
+const RESETS_PENDING_MAX: usize = 4096;
 const STREAM_WINDOW_BYTES: u32 = 16 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 64 << 20;
 /// A client that is gone without a word is noticed within twice this time.
@@ -130,6 +134,7 @@ impl Server {
                 .http2()
                 .timer(TokioTimer::new())
                 .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+                .max_pending_accept_reset_streams(RESETS_PENDING_MAX)
                 .initial_stream_window_size(STREAM_WINDOW_BYTES)
                 .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
                 .keep_alive_interval(KEEP_ALIVE_INTERVAL)

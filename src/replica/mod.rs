@@ -271,6 +271,11 @@ impl Replica {
         self.waiters.close();
     }
 
+    /// Waits until the replica has failed, and says why.
+    pub async fn failed(&self) -> String {
+        self.group.failed().await
+    }
+
     /// Leaves the group.
     pub async fn stop(&self) {
         self.group.stop().await;

@@ -250,6 +250,8 @@ impl Round {
     fn fail(&mut self, peer: PeerId, failure: Failure) -> Result<(), Status> {
         let vertex = self.ask.vertex;
         match failure {
+            // This attempt did nothing, but an earlier one may have.
+            Failure::Final(_) if self.is_write_unknown() => return Err(outcome_unknown(vertex)),
             Failure::Final(status) => return Err(status),
             Failure::NotLeader(_) => {
                 self.reached += 1;
@@ -270,6 +272,11 @@ impl Round {
             Failure::Unknown => self.is_unknown = true,
         }
         Ok(())
+    }
+
+    /// Whether an attempt may have written something.
+    fn is_write_unknown(&self) -> bool {
+        self.is_unknown && self.ask.fate != Fate::Read
     }
 
     /// Begins the next round after the time returned; an error ends the call.
@@ -296,9 +303,8 @@ impl Round {
 
     /// What the caller is told at the deadline.
     fn timed_out(&mut self) -> Status {
-        let is_write_lost = self.is_unknown && self.ask.fate != Fate::Read;
         match self.last.take() {
-            _ if is_write_lost => outcome_unknown(self.ask.vertex),
+            _ if self.is_write_unknown() => outcome_unknown(self.ask.vertex),
             Some(status) => status,
             None => Fault::new(
                 ErrorReason::DeadlineExceeded,

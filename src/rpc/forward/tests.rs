@@ -286,3 +286,22 @@ async fn read_of_any_replica_needs_only_one() {
     assert_eq!(play(&router, &any, &script).await.unwrap().answer, "read");
     assert_eq!(script.asked(), [None, Some(4), Some(6)]);
 }
+
+#[tokio::test]
+async fn refusal_after_an_attempt_of_unknown_fate_is_no_definite_failure() {
+    let overloaded = || {
+        Err(Failure::Final(
+            Fault::new(ErrorReason::Overloaded, "x").into_status(),
+        ))
+    };
+    let script = Script::new([Err(Failure::Unknown), overloaded()]);
+    assert_eq!(
+        why(play(&router(), &ask(Fate::Repeatable), &script).await),
+        ErrorReason::OutcomeUnknown
+    );
+    let script = Script::new([Err(Failure::Unknown), overloaded()]);
+    assert_eq!(
+        why(play(&router(), &ask(Fate::Read), &script).await),
+        ErrorReason::Overloaded
+    );
+}
