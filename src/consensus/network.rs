@@ -6,9 +6,10 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, stream};
 use openraft::alias::{SnapshotOf, VoteOf};
 use openraft::base::{BoxFuture, BoxStream};
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
@@ -197,15 +198,22 @@ impl Connection {
         convert::vote_response_from_proto(response.get_ref()).map_err(unreachable)
     }
 
+    /// `None`: there was nothing to send.
     async fn open_stream<S>(
         &self,
         input: S,
         option: RPCOption,
-    ) -> Result<tonic::Streaming<proto::AppendResponse>, RPCError<Types>>
+    ) -> Result<Option<tonic::Streaming<proto::AppendResponse>>, RPCError<Types>>
     where
         S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
     {
         let shard = self.shard;
+        // After an error openraft makes its pause before it gives the next request. Were the peer called before that, one that cannot be
+        // reached would be dialled again and again without any pause.
+        let mut input = input.peekable();
+        if Pin::new(&mut input).peek().await.is_none() {
+            return Ok(None);
+        }
         let outbound = input.map(move |request| convert::append_to_proto(shard, request));
         let mut client = self.client()?;
         let mut request = self.peers.request(outbound);
@@ -215,7 +223,7 @@ impl Connection {
         self.peers
             .recognise_answer(peer_of(self.target), response.metadata())
             .map_err(unreachable)?;
-        Ok(response.into_inner())
+        Ok(Some(response.into_inner()))
     }
 }
 
@@ -267,7 +275,9 @@ impl RaftNetworkV2<Types> for Connection {
         }
         let (target, progress) = (self.target, self.progress.clone());
         Box::pin(async move {
-            let answers = self.open_stream(input, option).await?;
+            let Some(answers) = self.open_stream(input, option).await? else {
+                return Ok(Box::pin(stream::empty()) as BoxStream<'s, _>);
+            };
             let answers = answers.map(move |answer| {
                 let result = convert::stored_from_proto(&answer.map_err(unreachable)?)
                     .map_err(unreachable)?;
