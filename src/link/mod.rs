@@ -89,9 +89,13 @@ impl Peers {
     /// Checks that a call, or the answer to one, comes from a peer of this cluster that still has the data directory it had before.
     ///
     /// # Errors
-    /// [`Error::Identity`] when it does not say who it is, [`Error::Acquaintance`] when it is not let in.
+    /// [`Error::Identity`] when it does not say who it is, [`Error::Stranger`] when the configuration knows no such other peer,
+    /// [`Error::Acquaintance`] when it is not let in.
     pub fn recognise(&self, metadata: &MetadataMap) -> Result<Caller, Error> {
         let caller = self.identity.read(metadata)?;
+        if !self.channels.contains_key(&caller.peer) {
+            return Err(Error::Stranger { peer: caller.peer });
+        }
         self.acquaintances.meet(caller.peer, caller.directory)?;
         Ok(caller)
     }
@@ -139,6 +143,12 @@ pub enum Error {
     /// A call does not say who sends it.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// The sender is none of the other peers. It must not be remembered: the list of those who are is bounded.
+    #[error("the configuration knows no other peer {peer}")]
+    Stranger {
+        /// Who it says it is.
+        peer: PeerId,
+    },
     /// The sender is not let in.
     #[error(transparent)]
     Acquaintance(#[from] AcquaintanceError),
