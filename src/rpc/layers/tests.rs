@@ -38,7 +38,8 @@ async fn errors_of_the_transport_get_a_reason_and_ours_keep_theirs() {
     assert_eq!((malformed.code(), reason(&malformed)), (Code::InvalidArgument, Some(ErrorReason::RequestMalformed)));
     let offset = told(Fault::new(ErrorReason::OffsetOutOfRange, "x").into_status()).await;
     assert_eq!((offset.code(), reason(&offset)), (Code::OutOfRange, Some(ErrorReason::OffsetOutOfRange)));
-    assert_eq!(told(Status::unimplemented("")).await.code(), Code::Unimplemented);
+    let later = told(Status::unimplemented("")).await;
+    assert_eq!((later.code(), reason(&later)), (Code::Unimplemented, Some(ErrorReason::NotImplemented)));
 }
 
 #[tokio::test]
