@@ -104,16 +104,17 @@ pub struct Failed {
 /// [`Failed`] when a replica refuses the call for good, when no majority can be reached, or at the deadline.
 pub async fn run<A: Attempt>(router: &Router, places: Places, ask: &Ask, attempt: &A) -> Result<Answered<A::Answer>, Failed> {
     if ask.forwarded_by.is_some() {
-        return answer_forwarded(router, places, ask, attempt).await;
+        return answer_forwarded(router, places.this, ask, attempt).await;
     }
     let mut search = router.search(ask.vertex, ask.aim);
+    let this = places.this;
     let mut round = Round::new(places, *ask);
     loop {
         if Instant::now() >= ask.deadline {
             return Err(Failed { status: round.timed_out(), peer: None });
         }
         let (peer, result) = match search.next() {
-            Step::Here => (places.this, attempt.here().await),
+            Step::Here => (this, attempt.here().await),
             Step::Peer(peer) => (peer, attempt.there(peer).await),
             Step::Wait => {
                 let delay = round.next().map_err(|status| Failed { status, peer: None })?;
@@ -136,31 +137,33 @@ pub async fn run<A: Attempt>(router: &Router, places: Places, ask: &Ask, attempt
 }
 
 /// Where the call is and where it belongs.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Places {
     /// This peer.
     pub this: PeerId,
     /// The home of the call's vertex.
     pub owner: PeerId,
-    /// How many replicas make a majority.
+    /// The peers whose replicas vote.
+    pub voters: Vec<PeerId>,
+    /// How many of them make a majority.
     pub quorum: usize,
 }
 
 /// A forwarded call is answered by this peer's own replica or refused.
 async fn answer_forwarded<A: Attempt>(
     router: &Router,
-    places: Places,
+    this: PeerId,
     ask: &Ask,
     attempt: &A,
 ) -> Result<Answered<A::Answer>, Failed> {
     let status = match attempt.here().await {
-        Ok(answer) => return Ok(Answered { answer, peer: places.this, is_owner_unreached: false }),
+        Ok(answer) => return Ok(Answered { answer, peer: this, is_owner_unreached: false }),
         Err(Failure::Final(status) | Failure::Elsewhere(status)) => status,
         Err(Failure::NotLeader(leader)) => not_leader(router, ask.vertex, leader),
         Err(Failure::Unreached) => not_leader(router, ask.vertex, None),
         Err(Failure::Unknown) => outcome_unknown(ask.vertex),
     };
-    Err(Failed { status, peer: Some(places.this) })
+    Err(Failed { status, peer: Some(this) })
 }
 
 /// What the router remembers of a failure.
@@ -177,7 +180,7 @@ struct Round {
     places: Places,
     ask: Ask,
     pause: Duration,
-    /// Replicas that answered something in this round.
+    /// Replicas that answered something in this round, and could be part of the majority that the call needs.
     reached: usize,
     /// Rounds in a row in which fewer replicas than a majority answered.
     unreached_rounds: u32,
@@ -202,13 +205,20 @@ impl Round {
         }
     }
 
+    /// A replica answered. A standby helps a read along, but no majority.
+    fn reach(&mut self, peer: PeerId) {
+        if self.ask.aim == Aim::Replica || self.places.voters.contains(&peer) {
+            self.reached += 1;
+        }
+    }
+
     /// Takes note of a failure; an error ends the call.
     fn fail(&mut self, peer: PeerId, failure: Failure) -> Result<(), Status> {
         let vertex = self.ask.vertex;
         match failure {
             Failure::Final(status) => return Err(status),
             Failure::NotLeader(_) => {
-                self.reached += 1;
+                self.reach(peer);
                 self.last = Some(no_leader(vertex));
             }
             Failure::Unreached => {
@@ -216,7 +226,7 @@ impl Round {
                 self.last.get_or_insert_with(|| unreachable_peer(vertex, peer));
             }
             Failure::Elsewhere(status) => {
-                self.reached += 1;
+                self.reach(peer);
                 self.last = Some(status);
             }
             Failure::Unknown if self.ask.fate == Fate::Single => return Err(outcome_unknown(vertex)),

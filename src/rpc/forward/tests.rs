@@ -68,7 +68,7 @@ fn ask(fate: Fate) -> Ask {
 }
 
 async fn play(router: &Router, ask: &Ask, script: &Script) -> Result<Answered<&'static str>, Failed> {
-    let places = Places { this: PeerId(5), owner: PeerId(4), quorum: 2 };
+    let places = Places { this: PeerId(5), owner: PeerId(4), voters: [4, 5, 6].map(PeerId).into(), quorum: 2 };
     run(router, places, ask, script).await
 }
 
@@ -146,6 +146,14 @@ async fn repeatable_write_of_unknown_fate_is_repeated() {
 async fn repeatable_write_still_unknown_at_the_deadline_is_unknown() {
     let (router, script) = (router(), Script::new([Err(Failure::Unknown)]));
     assert_eq!(why(play(&router, &ask(Fate::Repeatable), &script).await), ErrorReason::OutcomeUnknown);
+}
+
+#[tokio::test]
+async fn standby_that_answers_is_no_part_of_a_majority() {
+    // The owner and a voter are gone; the third voter and the standby answer.
+    let round = || [Err(Failure::Unreached), Err(Failure::Unreached), Err(Failure::NotLeader(None)), Err(Failure::NotLeader(None))];
+    let (router, script) = (router(), Script::new((0..50).flat_map(|_| round())));
+    assert_eq!(why(play(&router, &ask(Fate::Single), &script).await), ErrorReason::NoQuorum);
 }
 
 #[tokio::test]
