@@ -8,7 +8,7 @@ use futures::{Stream, StreamExt};
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
 use openraft::raft::TransferLeaderRequest;
-use openraft::{EmptyNode, Raft, ReadPolicy, ServerState, SnapshotPolicy};
+use openraft::{EmptyNode, Instant as _, Raft, ReadPolicy, ServerState, SnapshotPolicy};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -205,11 +205,14 @@ impl Group {
     /// Proposes a command and waits until it is applied here.
     ///
     /// # Errors
-    /// [`Error::NotLeader`] when it was certainly not proposed, [`Error::OutcomeUnknown`] when it may still be applied.
+    /// [`Error::NotLeader`] and [`Error::NoQuorum`] when it was certainly not proposed, [`Error::OutcomeUnknown`] when it may still be applied.
     pub async fn propose(
         &self,
         command: Bytes,
     ) -> Result<(LogPosition, Option<shard::Outcome>), Error> {
+        if self.has_lost_quorum() {
+            return Err(Error::NoQuorum { shard: self.shard });
+        }
         match self.raft.client_write(Proposal(command)).await {
             Ok(response) => Ok((position(&response.log_id), response.data.0)),
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => {
@@ -217,6 +220,15 @@ impl Group {
             }
             Err(_) => Err(Error::OutcomeUnknown { shard: self.shard }),
         }
+    }
+
+    /// Whether this replica leads and has heard from no majority for as long as a lease lasts. What it took now could only wait, its fate
+    /// unknown; a caller that is told so at once may ask others.
+    fn has_lost_quorum(&self) -> bool {
+        let metrics = self.raft.data_metrics();
+        let heard = metrics.borrow_watched().last_quorum_acked;
+        self.parts.options.voters.len() > 1
+            && heard.is_some_and(|heard| heard.elapsed() > self.parts.options.election_timeout_max)
     }
 
     /// Waits until everything that was committed before the call is applied here (ReadIndex: Ongaro's thesis, section 6.4).

@@ -89,7 +89,8 @@ impl Peers {
     /// Checks that a call, or the answer to one, comes from a peer of this cluster that still has the data directory it had before.
     ///
     /// # Errors
-    /// [`Error::Identity`] when it does not say who it is, [`Error::Acquaintance`] when it is not let in.
+    /// [`Error::Identity`] when it does not say who it is, [`Error::Stranger`] when the configuration knows no such other peer,
+    /// [`Error::Acquaintance`] when it is not let in.
     pub fn recognise(&self, metadata: &MetadataMap) -> Result<Caller, Error> {
         let caller = self.identity.read(metadata)?;
         if !self.channels.contains_key(&caller.peer) {
@@ -145,7 +146,7 @@ pub enum Error {
         /// What the parser says.
         source: tonic::transport::Error,
     },
-    /// The sender is not in the list of peers.
+    /// The sender is not in the list of peers. It must not be remembered: the list of those who are is bounded.
     #[error("peer {peer} is not one of the peers that this one is configured with")]
     Stranger {
         /// Who it says it is.

@@ -8,6 +8,14 @@
 )]
 
 mod api;
+mod bad_input;
+mod batch;
 mod concurrent;
+mod connection;
 mod defect;
+mod field;
+mod health;
+mod link;
+mod protocol;
 mod support;
+mod wire;

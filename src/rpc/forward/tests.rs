@@ -102,6 +102,7 @@ async fn play(
     let places = Places {
         this: PeerId(5),
         owner: PeerId(4),
+        voters: [4, 5, 6].map(PeerId).into(),
         quorum: 2,
     };
     run(router, places, ask, script).await
@@ -216,6 +217,24 @@ async fn repeatable_write_still_unknown_at_the_deadline_is_unknown() {
     assert_eq!(
         why(play(&router, &ask(Fate::Repeatable), &script).await),
         ErrorReason::OutcomeUnknown
+    );
+}
+
+#[tokio::test]
+async fn standby_that_answers_is_no_part_of_a_majority() {
+    // The owner and a voter are gone; the third voter and the standby answer.
+    let round = || {
+        [
+            Err(Failure::Unreached),
+            Err(Failure::Unreached),
+            Err(Failure::NotLeader(None)),
+            Err(Failure::NotLeader(None)),
+        ]
+    };
+    let (router, script) = (router(), Script::new((0..50).flat_map(|_| round())));
+    assert_eq!(
+        why(play(&router, &ask(Fate::Single), &script).await),
+        ErrorReason::NoQuorum
     );
 }
 
