@@ -112,6 +112,8 @@ async fn connections_beyond_the_limit_are_told_so_and_peers_get_through() {
         .await
         .unwrap();
     cluster.stop_peer(5).await;
+    // The place that it leaves is taken.
+    let more = fill(cluster.address(4)).await;
     cluster.start_peer(5).await;
     cluster.ready().await;
     publish(
@@ -126,7 +128,7 @@ async fn connections_beyond_the_limit_are_told_so_and_peers_get_through() {
         wire.call(CHEAP, Bytes::new()).await.unwrap();
     }
 
-    drop((served, refused, client));
+    drop((served, refused, client, more));
     until_served(cluster.address(4)).await;
     assert_healthy(&mut plain(cluster.address(0)).await, "after-full").await;
     cluster.stop().await;

@@ -206,6 +206,9 @@ async fn eventually<T, F: Future<Output = Result<T, Status>>>(mut attempt: impl 
     }
 }
 
+/// Why a shard without a majority takes nothing.
+const WITHOUT_LEADER: [&str; 3] = ["NO_LEADER", "NO_QUORUM", "PEER_UNREACHABLE"];
+
 /// How much later than its deadline an answer may come on a busy machine.
 const SLACK: Duration = Duration::from_secs(2);
 
@@ -220,23 +223,20 @@ async fn without_a_majority_a_publish_is_refused_in_time_and_nothing_is_lost() {
     // Through a peer without a part in the shard, through the last voter, and through the standby.
     for peer in [3, 6, 0] {
         let wire = Wire::connect(cluster.address(peer)).await.unwrap();
-        for timeout in [Duration::from_millis(300), Duration::from_secs(3)] {
+        for timeout in [Duration::from_millis(300), PATIENCE] {
             let began = Instant::now();
-            let status = publish_within(wire.client(), &topic, 3, timeout)
-                .await
-                .unwrap_err();
-            assert!(
-                began.elapsed() < timeout + SLACK,
-                "peer {peer}: {:?}",
-                began.elapsed()
-            );
-            let (code, reason) = reason(&status);
-            assert_eq!(code, Code::Unavailable, "peer {peer}: {status:?}");
-            assert!(
-                ["NO_LEADER", "NO_QUORUM", "PEER_UNREACHABLE"].contains(&reason.as_str()),
-                "{reason}"
-            );
+            let refused = publish_within(wire.client(), &topic, 3, timeout).await;
+            let (status, took) = (refused.unwrap_err(), began.elapsed());
+            assert!(took < timeout + SLACK, "peer {peer}: {took:?}");
             assert_eq!(told(&status).2.get("shard"), Some(&bits(4)), "{status:?}");
+            match reason(&status) {
+                (Code::Unavailable, reason) if WITHOUT_LEADER.contains(&reason.as_str()) => {}
+                // A short deadline may come while a peer is being asked.
+                (Code::Unknown, reason) if reason == "OUTCOME_UNKNOWN" && took * 2 > timeout => {
+                    assert!(timeout < PATIENCE, "peer {peer} after {took:?}");
+                }
+                other => panic!("peer {peer} after {took:?}: {other:?}"),
+            }
         }
     }
     let status = publish_within(wire.client(), &topic, 3, PATIENCE)
