@@ -9,8 +9,8 @@ What is run, in order:
 - ```sh grpcurl          each line, by grpcurl, or by buf in its place where grpcurl is not installed; what it prints is not compared.
 - ```rust                must be the text of sdk/examples/hello.rs without the comment on top.
 
-Times, durations, versions, terms, spaces, and which replicas had stored a publish at the moment may differ. With a base port other than
-8000 the ports are changed in what is run and changed back in what is compared.
+Times, durations, versions, terms, spaces, who leads at the moment, and which replicas had stored a publish may differ. With a base port other
+than 8000 the ports are changed in what is run and changed back in what is compared.
 """
 
 import itertools
@@ -30,6 +30,8 @@ PAGE_PORT = 8000
 PEERS = 8
 BACKGROUND_SECONDS_MAX = 120
 COMMAND_SECONDS_MAX = 900
+# What the command line adds when the owner does not lead.
+NOTE = r"(owner [01]+ does not lead|cannot reach owner [01]+); served by replica [01]+$"
 BUF = "buf curl --protocol grpc --http2-prior-knowledge"
 # What may differ from run to run, and what stands for it.
 VARIABLE = [
@@ -37,7 +39,9 @@ VARIABLE = [
     (r"\b\d+(\.\d+)? ?(ms|µs|us|s|m|min)\b", "DURATION"),
     (r"\b\d+\.\d+\.\d+$", "VERSION"),
     (r"stored by [01, ]+", "stored by REPLICAS"),
-    (r"in term \d+", "in term TERM"),
+    (r"led by [01]+ at \S+ in term \d+", "led by LEADER"),
+    (r"\b(leader|follower|candidate|learner)\s+\S+", "STATE LAG"),
+    (r'"servedBy": "[01]+"', '"servedBy": "REPLICA"'),
     (r"\s+", " "),
 ]
 
@@ -131,7 +135,8 @@ class Shell:
             if line.startswith(end):
                 watchdog.cancel()
                 return int(line.split()[1]), printed
-            printed.append(line)
+            if not re.match(NOTE, line):
+                printed.append(line)
         sys.exit(f"tour: the shell ended in: {command}\n" + "\n".join(printed))
 
 
