@@ -25,7 +25,7 @@ use crate::types::Vertex;
 /// A start that takes longer is told of, and goes on.
 const READY_MAX: Duration = Duration::from_secs(30);
 /// What eight peers log at `info` would hide what is to be read. A setting says otherwise.
-const LOG_FILTER: &str = "warn";
+const LOG_FILTER: &str = "warn,openraft=error";
 /// Where the client commands begin to look unless told otherwise.
 const USUAL_ADDRESS: &str = "http://127.0.0.1:8000";
 
@@ -148,7 +148,7 @@ async fn start(plan: &Plan) -> Result<Vec<Node>> {
     for vertex in plan.vertices() {
         let peer = vertex.index();
         let listener = listen(&plan.config(peer, plan.port(peer), None)?)?;
-        let port = listener.local_addr()?.port();
+        let port = listener.address().port();
         addresses.push(plan.address(port));
         listeners.push((peer, port, listener));
     }
@@ -262,7 +262,7 @@ mod tests {
     fn log_is_quiet_unless_a_setting_says_otherwise() {
         assert_eq!(
             plan(&[]).config(3, 8003, None).unwrap().log.filter(),
-            "warn"
+            LOG_FILTER
         );
         assert_eq!(plan(&[("log.filter", "debug")]).first.log.filter(), "debug");
     }

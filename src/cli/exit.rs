@@ -32,14 +32,15 @@ pub(super) enum Failure {
 }
 
 /// Prints what is wrong with the arguments, or the help that was asked for.
-pub(super) fn usage(error: &clap::Error) -> ExitCode {
+pub(super) fn print_usage(error: &clap::Error) -> ExitCode {
     // Nobody is left to be told that printing failed.
     let _closed = error.print();
-    if error.use_stderr() {
-        ExitCode::from(USAGE)
-    } else {
-        ExitCode::SUCCESS
-    }
+    ExitCode::from(usage(error))
+}
+
+/// Help that was asked for is a success.
+pub(super) fn usage(error: &clap::Error) -> u8 {
+    if error.use_stderr() { USAGE } else { 0 }
 }
 
 /// Says what went wrong, in one sentence, and turns it into the exit code.

@@ -30,20 +30,21 @@ impl Printer {
             return output.bytes(b"\n");
         }
         match output.format() {
-            Format::Text => output.bytes(line(message).as_bytes()),
+            Format::Text => {
+                let line = line(message.offset, &message.key, &message.payload);
+                output.bytes(line.as_bytes())
+            }
             Format::Json => output.line("", &record(topic, message)),
         }
     }
 }
 
-fn line(message: &Received) -> String {
-    let payload = text::visible(&message.payload);
-    let key = if message.key.is_empty() {
-        String::new()
-    } else {
-        format!("[{}] ", text::visible(&message.key))
-    };
-    format!("{}  {key}{payload}\n", message.offset)
+fn line(offset: u64, key: &[u8], payload: &[u8]) -> String {
+    let payload = text::visible(payload);
+    match key {
+        [] => format!("{offset}  {payload}\n"),
+        key => format!("{offset}  [{}] {payload}\n", text::visible(key)),
+    }
 }
 
 fn record<'a>(topic: &'a str, message: &'a Received) -> record::Message<'a> {
@@ -97,5 +98,33 @@ impl<'a> Bytes<'a> {
             Self::Text(_) => None,
             Self::Other(bytes) => Some(text::base64(bytes)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn line_has_offset_key_and_payload() {
+        assert_eq!(line(7, b"", b"rain"), "7  rain\n");
+        assert_eq!(
+            line(7, b"weather", b"two\nlines"),
+            "7  [weather] two\\nlines\n"
+        );
+        assert_eq!(line(7, b"", &[0xff]), "7  \\xff\n");
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_base64() {
+        assert_eq!(
+            (read(b"rain").text(), read(b"rain").base64()),
+            (Some("rain"), None)
+        );
+        let other = read(&[0xff]);
+        assert_eq!(
+            (other.text(), other.base64().as_deref()),
+            (None, Some("/w=="))
+        );
     }
 }

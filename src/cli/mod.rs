@@ -93,7 +93,7 @@ enum Command {
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
-        Err(error) => return exit::usage(&error),
+        Err(error) => return exit::print_usage(&error),
     };
     let mut output = Output::standard(cli.global.output);
     let done = execute(cli, &mut output).and_then(|()| Ok(output.flush()?));

@@ -13,7 +13,8 @@ use super::text;
 #[derive(Debug, Serialize)]
 pub(super) struct Topic {
     pub(super) topic: String,
-    pub(super) id: u64,
+    /// A text, because not every reader of JSON keeps 64 bits of a number.
+    pub(super) id: String,
     pub(super) owner: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) creator: Option<String>,
@@ -27,7 +28,7 @@ impl From<sdk::Topic> for Topic {
     fn from(topic: sdk::Topic) -> Self {
         Self {
             topic: topic.name,
-            id: topic.id,
+            id: topic.id.to_string(),
             owner: topic.owner,
             creator: topic.creator,
             create_time: humantime::format_rfc3339_millis(topic.create_time).to_string(),
@@ -233,16 +234,19 @@ pub(super) struct Published {
 
 impl Published {
     pub(super) fn new(topic: &str, published: sdk::Published) -> Self {
+        let sdk::Placement {
+            owner, replicas, ..
+        } = published.placement;
         Self {
             topic: topic.to_owned(),
             first_offset: published.first_offset,
             message_count: published.message_count,
             append_time: humantime::format_rfc3339_millis(published.append_time).to_string(),
             reached: level(published.reached),
-            stored_by: published.stored_by,
+            stored_by: in_order(published.stored_by, &owner, &replicas),
             is_duplicate: published.is_duplicate,
-            owner: published.placement.owner,
-            replicas: published.placement.replicas,
+            owner,
+            replicas,
         }
     }
 
@@ -261,6 +265,13 @@ impl Published {
             self.topic
         )
     }
+}
+
+/// Vertices as replicas are named everywhere: the owner, then its neighbours in bit order.
+pub(super) fn in_order(mut vertices: Vec<String>, owner: &str, replicas: &[String]) -> Vec<String> {
+    let place = |vertex: &String| replicas.iter().position(|replica| replica == vertex);
+    vertices.sort_by_key(|vertex| (vertex != owner, place(vertex)));
+    vertices
 }
 
 /// A level as arguments and JSON spell it.
@@ -312,7 +323,7 @@ pub(super) struct Location {
     pub(super) topic: String,
     pub(super) exists: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) id: Option<u64>,
+    pub(super) id: Option<String>,
     pub(super) owner: String,
     pub(super) replicas: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -329,7 +340,7 @@ impl From<sdk::Location> for Location {
         Self {
             topic: location.topic,
             exists: location.exists,
-            id: location.id,
+            id: location.id.map(|id| id.to_string()),
             owner: location.placement.owner,
             replicas: location.placement.replicas,
             leader: location.placement.leader,
@@ -458,10 +469,10 @@ pub(super) struct Setting {
 }
 
 impl Row for Setting {
-    const HEADER: &'static [&'static str] = &["SETTING", "VALUE", "FROM"];
+    const HEADER: &'static [&'static str] = &["SETTING", "FROM", "VALUE"];
 
     fn cells(&self) -> Vec<String> {
-        vec![self.key.to_owned(), self.value.clone(), self.origin.clone()]
+        vec![self.key.to_owned(), self.origin.clone(), self.value.clone()]
     }
 }
 

@@ -124,7 +124,8 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn tell_time(&mut self, name: &str, begun: Instant) -> Result<()> {
+    /// Tells how long a call took, when that is asked for.
+    pub(super) fn tell_time(&mut self, name: &str, begun: Instant) -> Result<()> {
         if self.global.timing {
             let time = text::milliseconds(begun.elapsed());
             self.output.word(format_args!("timing: {name} {time}"))?;

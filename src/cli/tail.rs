@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::Args;
 use cubecast_sdk::{Client, Error, PullOptions, Pulled, Reason, Start, Subscription};
+use tokio::time::Instant;
 
 use super::argument;
 use super::exit::Failure;
@@ -115,7 +116,7 @@ async fn follow(
     let mut is_first = true;
     loop {
         let options = PullOptions::new().max_messages(PAGE_MESSAGES).wait(WAIT);
-        let Some(pulled) = persist(|| subscription.pull(options), session).await? else {
+        let Some(pulled) = persist("Pull", || subscription.pull(options), session).await? else {
             continue;
         };
         if std::mem::take(&mut is_first) {
@@ -124,7 +125,7 @@ async fn follow(
         let Some(next) = print(pulled, arguments, session)? else {
             continue;
         };
-        while persist(|| subscription.acknowledge(next), session)
+        while persist("Acknowledge", || subscription.acknowledge(next), session)
             .await?
             .is_none()
         {}
@@ -132,11 +133,18 @@ async fn follow(
 }
 
 /// Makes a call that may be made again. `None`: nobody could answer, and some time has passed.
-async fn persist<T, C>(call: impl FnOnce() -> C, session: &mut Session<'_>) -> Result<Option<T>>
+async fn persist<T, C>(
+    name: &str,
+    call: impl FnOnce() -> C,
+    session: &mut Session<'_>,
+) -> Result<Option<T>>
 where
     C: Future<Output = Result<T, Error>>,
 {
-    match call().await {
+    let begun = Instant::now();
+    let answer = call().await;
+    session.tell_time(name, begun)?;
+    match answer {
         Ok(answer) => Ok(Some(answer)),
         Err(error) if error.is_transient() => {
             session.output.word(format_args!("{error}; trying again"))?;
