@@ -32,8 +32,8 @@ const KIND_BLANK: u8 = 0;
 const KIND_COMMAND: u8 = 1;
 const KIND_MEMBERSHIP: u8 = 2;
 
-/// One append to a follower carries at most this much (unless one entry is larger): see the measurements of `notes/consensus.md`, where
-/// 256 KiB to 4 MiB made no difference.
+/// One append to a follower carries at most this much (unless one entry is larger): 256 KiB to 4 MiB were
+/// measured and made no difference.
 const APPEND_BYTES_MAX: ByteCount = ByteCount(1 << 20);
 
 /// The log of one shard.
