@@ -33,8 +33,8 @@ const KIND_BLANK: u8 = 0;
 const KIND_COMMAND: u8 = 1;
 const KIND_MEMBERSHIP: u8 = 2;
 
-/// One append to a follower carries at most this much (unless one entry is larger): see the measurements of `notes/consensus.md`, where
-/// 256 KiB to 4 MiB made no difference.
+/// One append to a follower carries at most this much (unless one entry is larger): 256 KiB to 4 MiB were
+/// measured and made no difference.
 const APPEND_BYTES_MAX: ByteCount = ByteCount(1 << 20);
 
 /// Entries that are to be applied are read this much at a time: a replica that catches up has more to apply than fits in memory.

@@ -32,7 +32,7 @@ pub struct Options {
 }
 
 /// Streams that one connection carries at once are limited by the window, not by count; both ends allow this many bytes in flight.
-/// Sixteen proposals of 64 KiB for each of the shards that two peers share fit in (see `notes`: larger windows measured no better).
+/// Sixteen proposals of 64 KiB for each of the shards that two peers share fit in; larger windows measured no better.
 const STREAM_WINDOW_BYTES: u32 = 16 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 64 << 20;
 

@@ -22,7 +22,7 @@ use crate::wal::RaftLog;
 
 pub use watch::TopicWatch;
 
-/// How fresh a read must be (DESIGN, G4).
+/// How fresh a read must be (guarantee G4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Consistency {
     /// What the leader has committed, without asking the others.
