@@ -26,7 +26,7 @@ use crate::env::net::{self, Listener, Stream};
 use crate::rpc;
 
 /// How long a refused connection may stay to hear why.
-const REFUSAL_LIFE: Duration = Duration::from_secs(2);
+const REFUSAL_LIFE: Duration = Duration::from_secs(5);
 /// How long a connection may take to begin to speak HTTP/2.
 const PREFACE_WAIT: Duration = Duration::from_secs(5);
 /// How often a connection that has begun is looked at for the rest.
