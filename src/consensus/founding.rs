@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use openraft::EmptyNode;
 use openraft::async_runtime::WatchReceiver;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::group::Group;
 use super::types::peer_of;
@@ -12,16 +12,57 @@ use super::types::peer_of;
 /// How often the preferred leader of a group without one stands for election when it starts.
 const FIRST_ELECTION_INTERVAL: Duration = Duration::from_millis(150);
 
+/// How often a leader tries again to take in a standby.
+const STANDBY_INTERVAL: Duration = Duration::from_secs(1);
+/// A group without a leader for this long is worth a word.
+const LEADERLESS_MAX: Duration = Duration::from_secs(10);
+
 impl Group {
     /// Brings a new group to life and keeps its standbys in it.
     pub(super) async fn tend(self) {
         self.begin().await;
         let mut leadership = self.parts.leadership.clone();
         loop {
-            if leadership.borrow_and_update().is_ready {
+            let is_leading = leadership.borrow_and_update().is_ready;
+            if is_leading {
                 self.add_standbys().await;
             }
-            if leadership.changed().await.is_err() {
+            let is_incomplete = is_leading && !self.missing_standbys().is_empty();
+            let changed = leadership.changed();
+            let changed = if is_incomplete {
+                let changed = tokio::time::timeout(STANDBY_INTERVAL, changed).await;
+                changed.unwrap_or(Ok(()))
+            } else {
+                changed.await
+            };
+            if changed.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Says so when the group is without a leader for long: too few of its voters are up, or they do not let this peer take part.
+    pub(super) async fn tell_leaderless(self) {
+        let mut leadership = self.parts.leadership.clone();
+        loop {
+            let led = leadership.wait_for(|now| now.leader.is_some());
+            match tokio::time::timeout(LEADERLESS_MAX, led).await {
+                Ok(Err(_)) => return,
+                Ok(Ok(_)) => {}
+                Err(_) => warn!(
+                    shard = %self.shard,
+                    "no leader yet: too few voters are up, or they refuse this peer (see their logs)"
+                ),
+            }
+            if leadership
+                .wait_for(|now| now.leader.is_some())
+                .await
+                .is_err()
+                || leadership
+                    .wait_for(|now| now.leader.is_none())
+                    .await
+                    .is_err()
+            {
                 return;
             }
         }
@@ -68,18 +109,22 @@ impl Group {
         }
     }
 
+    /// The standbys that are not in the group yet.
+    fn missing_standbys(&self) -> Vec<u64> {
+        let metrics = self.raft.server_metrics().borrow_watched().clone();
+        let standbys = self.parts.options.standbys.iter();
+        let missing = standbys.filter(|node| metrics.membership_config.get_node(node).is_none());
+        missing.copied().collect()
+    }
+
     async fn add_standbys(&self) {
-        for standby in &self.parts.options.standbys {
-            let metrics = self.raft.server_metrics().borrow_watched().clone();
-            if metrics.membership_config.get_node(standby).is_some() {
-                continue;
-            }
-            match self.raft.add_learner(*standby, EmptyNode {}, false).await {
+        for standby in self.missing_standbys() {
+            match self.raft.add_learner(standby, EmptyNode {}, false).await {
                 Ok(_) => {
-                    info!(shard = %self.shard, standby = peer_of(*standby).0, "added the standby")
+                    info!(shard = %self.shard, standby = peer_of(standby).0, "added the standby");
                 }
                 Err(error) => {
-                    debug!(shard = %self.shard, %error, "could not add the standby; the next leader will")
+                    debug!(shard = %self.shard, %error, "could not add the standby; trying again");
                 }
             }
         }

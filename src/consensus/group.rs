@@ -101,6 +101,7 @@ impl Group {
         group.spawn(group.clone().follow_leadership(sender));
         group.spawn(group.clone().tend());
         group.spawn(group.clone().tell_failure());
+        group.spawn(group.clone().tell_leaderless());
         Ok(group)
     }
 
