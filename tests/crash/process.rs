@@ -40,8 +40,14 @@ impl Processes {
         processes
     }
 
-    fn address(&self, peer: usize) -> String {
+    /// Where a peer listens.
+    pub fn address(&self, peer: usize) -> String {
         format!("http://127.0.0.1:{}", self.ports[peer])
+    }
+
+    /// The processes of the running peers.
+    pub fn pids(&self) -> Vec<u32> {
+        self.children.iter().map(Child::id).collect()
     }
 
     fn spawn(&self, peer: usize) -> Child {
