@@ -25,8 +25,15 @@ pub mod replica;
 
 pub mod cluster;
 
+pub mod broker;
+
 pub mod router;
 
 pub mod rpc;
 
 pub mod config;
+
+pub mod node;
+
+#[cfg(feature = "testing")]
+pub mod testing;

@@ -2,7 +2,13 @@
 //!
 //! Messages of the public API are the SDK's (`cubecast_sdk::proto::v1`), except those that the server does not decode (`rpc::wire`).
 
-#![allow(missing_docs, clippy::all, clippy::pedantic, clippy::restriction, reason = "generated")]
+#![allow(
+    missing_docs,
+    clippy::all,
+    clippy::pedantic,
+    clippy::restriction,
+    reason = "generated"
+)]
 
 /// Server traits of the public package.
 pub mod v1 {

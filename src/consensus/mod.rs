@@ -26,7 +26,7 @@ use crate::wal::RaftLog;
 
 pub use group::{Group, Leadership, Member, Role, Status};
 pub use machine::Observer;
-pub use network::SHARD_KEY;
+pub use network::{MESSAGE_BYTES_MAX, SHARD_KEY};
 pub use types::{node_id, peer_of};
 
 /// How a group behaves.

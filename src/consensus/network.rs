@@ -29,7 +29,7 @@ use crate::proto::peer::v1::raft_service_client::RaftServiceClient;
 use crate::types::{LogPosition, Vertex};
 
 /// Messages of this size may come from a peer: an append of one megabyte or one entry of the largest request, with room for framing.
-const MESSAGE_BYTES_MAX: usize = 64 << 20;
+pub const MESSAGE_BYTES_MAX: usize = 64 << 20;
 
 /// The metadata entry that names the shard of an append stream: the follower must know it before the first message comes.
 pub const SHARD_KEY: &str = "cubecast-shard";

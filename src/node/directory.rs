@@ -42,11 +42,23 @@ pub(super) struct Directory {
 
 impl Directory {
     /// Takes the directory, and makes it ours when it is new.
-    pub(super) fn open(disk: &Arc<dyn Disk>, path: &Path, owner: &Owner, fresh_id: u128) -> Result<Self, Error> {
-        let unusable = |source| Error::Unusable { path: path.to_owned(), source };
+    pub(super) fn open(
+        disk: &Arc<dyn Disk>,
+        path: &Path,
+        owner: &Owner,
+        fresh_id: u128,
+    ) -> Result<Self, Error> {
+        let unusable = |source| Error::Unusable {
+            path: path.to_owned(),
+            source,
+        };
         disk.create_directory(path).map_err(unusable)?;
         let lock = match disk.lock(path) {
-            Err(disk::Error::Locked { .. }) => return Err(Error::InUse { path: path.to_owned() }),
+            Err(disk::Error::Locked { .. }) => {
+                return Err(Error::InUse {
+                    path: path.to_owned(),
+                });
+            }
             lock => lock.map_err(unusable)?,
         };
         let file = path.join(FILE);
@@ -58,7 +70,12 @@ impl Directory {
                 made
             }
         };
-        Ok(Self { path: path.to_owned(), incarnation, id, _lock: lock })
+        Ok(Self {
+            path: path.to_owned(),
+            incarnation,
+            id,
+            _lock: lock,
+        })
     }
 }
 
@@ -99,7 +116,9 @@ fn format(owner: &Owner, (incarnation, id): (Incarnation, u128)) -> String {
 }
 
 fn check(text: &str, owner: &Owner, path: &Path) -> Result<(Incarnation, u128), Error> {
-    let damaged = || Error::Damaged { path: path.to_owned() };
+    let damaged = || Error::Damaged {
+        path: path.to_owned(),
+    };
     let (body, checksum) = text.rsplit_once("crc32c ").ok_or_else(damaged)?;
     if checksum != format!("{:08x}\n", crc32c::crc32c(body.as_bytes())) {
         return Err(damaged());
@@ -107,21 +126,36 @@ fn check(text: &str, owner: &Owner, path: &Path) -> Result<(Incarnation, u128), 
     let mut lines = body.lines();
     let header = lines.next().unwrap_or_default();
     if header != HEADER {
-        return Err(Error::Version { path: path.to_owned(), found: header.to_owned() });
+        return Err(Error::Version {
+            path: path.to_owned(),
+            found: header.to_owned(),
+        });
     }
     let mut field = |key: &str| {
         let line = lines.next().ok_or_else(damaged)?;
-        line.strip_prefix(key).and_then(|line| line.strip_prefix(' ')).map(str::to_owned).ok_or_else(damaged)
+        line.strip_prefix(key)
+            .and_then(|line| line.strip_prefix(' '))
+            .map(str::to_owned)
+            .ok_or_else(damaged)
     };
     let belongs = |what: &'static str, expected: String, found: String| {
         if expected == found {
             Ok(())
         } else {
-            Err(Error::Foreign { path: path.to_owned(), what, expected, found })
+            Err(Error::Foreign {
+                path: path.to_owned(),
+                what,
+                expected,
+                found,
+            })
         }
     };
     belongs("cluster", owner.cluster.to_string(), field("cluster")?)?;
-    belongs("dimension", owner.dimension.bits().to_string(), field("dimension")?)?;
+    belongs(
+        "dimension",
+        owner.dimension.bits().to_string(),
+        field("dimension")?,
+    )?;
     belongs("peer", owner.peer.to_string(), field("peer")?)?;
     let incarnation = field("incarnation")?.parse().map_err(|_| damaged())?;
     let id = u128::from_str_radix(&field("directory")?, 16).map_err(|_| damaged())?;
@@ -179,7 +213,11 @@ mod tests {
     use crate::env::disk::SystemDisk;
 
     fn owner(cluster: &str, peer: u16) -> Owner {
-        Owner { cluster: Name::new(cluster).unwrap(), dimension: Dimension::new(3).unwrap(), peer: PeerId(peer) }
+        Owner {
+            cluster: Name::new(cluster).unwrap(),
+            dimension: Dimension::new(3).unwrap(),
+            peer: PeerId(peer),
+        }
     }
 
     fn open(path: &Path, owner: &Owner, id: u128) -> Result<Directory, Error> {
@@ -194,15 +232,27 @@ mod tests {
         assert_eq!(open(&path, &owner("a", 4), 77).unwrap().id, 77);
         let again = open(&path, &owner("a", 4), 78).unwrap();
         assert_eq!((again.id, again.incarnation), (77, Incarnation(1)));
-        assert!(matches!(open(&path, &owner("a", 4), 78), Err(Error::InUse { .. })));
+        assert!(matches!(
+            open(&path, &owner("a", 4), 78),
+            Err(Error::InUse { .. })
+        ));
     }
 
     #[test]
     fn directory_of_another_cluster_or_peer_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         drop(open(folder.path(), &owner("a", 4), 77).unwrap());
-        assert!(matches!(open(folder.path(), &owner("b", 4), 1), Err(Error::Foreign { what: "cluster", .. })));
-        assert!(matches!(open(folder.path(), &owner("a", 5), 1), Err(Error::Foreign { what: "peer", .. })));
+        assert!(matches!(
+            open(folder.path(), &owner("b", 4), 1),
+            Err(Error::Foreign {
+                what: "cluster",
+                ..
+            })
+        ));
+        assert!(matches!(
+            open(folder.path(), &owner("a", 5), 1),
+            Err(Error::Foreign { what: "peer", .. })
+        ));
     }
 
     #[test]
@@ -215,7 +265,13 @@ mod tests {
             let mut bent = whole.clone();
             bent[position] ^= 1;
             std::fs::write(&path, &bent).unwrap();
-            assert!(matches!(open(folder.path(), &owner("a", 4), 1), Err(Error::Damaged { .. })), "byte {position}");
+            assert!(
+                matches!(
+                    open(folder.path(), &owner("a", 4), 1),
+                    Err(Error::Damaged { .. })
+                ),
+                "byte {position}"
+            );
         }
     }
 }

@@ -18,12 +18,16 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
+use crate::broker::{self, Broker};
 use crate::cluster::{self, Cluster, Member};
 use crate::config::Config;
 use crate::consensus;
+use crate::env::clock::{Clock, SystemClock};
 use crate::env::net;
 use crate::link::{self, Peers};
+use crate::proto::peer::v1::raft_service_server::RaftServiceServer;
 use crate::replica::{self, Replica, Replicas};
+use crate::rpc::raft::RaftApi;
 use crate::store::{self, TopicStore};
 use crate::types::{ByteCount, PeerId, Vertex};
 use crate::wal::{self, RaftLog};
@@ -50,9 +54,10 @@ pub struct Node {
     replicas: Replicas,
     wal: Arc<dyn RaftLog>,
     store: Arc<dyn TopicStore>,
-    stop: CancellationToken,
+    stop: server::Stop,
     tasks: TaskTracker,
-    health: rpc::Health,
+    api: rpc::Api,
+    health: rpc::HealthSwitch,
     /// Kept until the end: while it lives, no other process can take the directory.
     directory: directory::Directory,
 }
@@ -67,28 +72,69 @@ impl Node {
             Some(listener) => listener,
             None => listen(&config)?,
         };
-        let address = listener.local_addr().map_err(|source| Error::Listener { source })?;
+        let address = listener
+            .local_addr()
+            .map_err(|source| Error::Listener { source })?;
         let opened = {
             let config = config.clone();
             tokio::task::spawn_blocking(move || storage::Storage::open(&config)).await
         };
-        let storage::Storage { directory, wal, store, acquaintances } =
-            opened.map_err(|_| Error::Interrupted)??;
+        let storage::Storage {
+            directory,
+            wal,
+            store,
+            acquaintances,
+        } = opened.map_err(|_| Error::Interrupted)??;
         let cluster = Cluster::new(cluster_options(&config)?)?;
         log_neighbours(&cluster);
         let peers = Peers::new(&link_options(&config, directory.id), acquaintances)?;
-        let parts = replica::Parts { wal: Arc::clone(&wal), store: Arc::clone(&store), peers: peers.clone() };
+        let parts = replica::Parts {
+            wal: Arc::clone(&wal),
+            store: Arc::clone(&store),
+            peers: peers.clone(),
+        };
         let replicas = start_replicas(&config, &cluster, directory.incarnation, &parts).await?;
 
-        let stop = CancellationToken::new();
-        let api = rpc::Parts { cluster, replicas: replicas.clone(), peers, store: Arc::clone(&store), limits: config.limits, call_timeout: config.call_timeout, address: config.advertise.clone(), fault_injection: config.fault_injection };
-        let (routes, health) = rpc::serve(api);
-        let options = server::Options { connections_max: config.limits.connections_max, shutdown_grace: config.shutdown_grace };
+        let stop = server::Stop::default();
+        let broker = Broker::new(broker::Options { clock: clock() });
+        let facts = facts(&config, &directory, &store, &wal, stop.drain.clone());
+        let parts = rpc::Parts {
+            cluster,
+            replicas: replicas.clone(),
+            peers: peers.clone(),
+            broker,
+            limits: config.limits,
+            facts,
+        };
+        let health = rpc::Health::new().await;
+        let switch = health.switch();
+        let raft = RaftServiceServer::new(RaftApi::new(replicas.clone(), peers))
+            .max_decoding_message_size(consensus::MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(consensus::MESSAGE_BYTES_MAX);
+        let api = rpc::Api::new(parts);
+        let routes = rpc::routes(&api, health, |routes| {
+            routes.add_service(raft)
+        })?;
+        let options = server::Options {
+            connections_max: config.limits.connections_max,
+        };
         let tasks = TaskTracker::new();
         tasks.spawn(server::Server::new(listener, routes, options).run(stop.clone()));
-        tasks.spawn(sweep(Arc::clone(&store), stop.clone()));
+        tasks.spawn(sweep(Arc::clone(&store), stop.drain.clone()));
+        switch.serve().await;
         info!(peer = %config.peer, %address, "serving");
-        Ok(Self { config, address, replicas, wal, store, stop, tasks, health, directory })
+        Ok(Self {
+            config,
+            address,
+            replicas,
+            wal,
+            store,
+            stop,
+            tasks,
+            api,
+            health: switch,
+            directory,
+        })
     }
 
     /// The peer's number.
@@ -123,16 +169,23 @@ impl Node {
         self.wal.failed()
     }
 
-    /// Stops: takes no new calls, lets those that run finish for the grace time, leaves the shards, closes the log.
+    /// Stops: takes no new connections, lets the calls that run finish for the grace time, leaves the shards, closes the log.
     pub async fn stop(self) {
-        let Self { config, replicas, wal, store, stop, tasks, health, directory, .. } = self;
-        health.draining().await;
-        stop.cancel();
-        tasks.close();
-        tasks.wait().await;
+        let Self { config, api, replicas, wal, store, stop, tasks, health, directory, .. } = self;
+        health.stop().await;
+        stop.drain.cancel();
+        for replica in replicas.all() {
+            replica.drain();
+        }
+        if tokio::time::timeout(config.shutdown_grace, api.drained()).await.is_err() {
+            warn!(grace = ?config.shutdown_grace, "calls were still open after the grace time");
+        }
         for replica in replicas.all() {
             replica.stop().await;
         }
+        stop.cut.cancel();
+        tasks.close();
+        tasks.wait().await;
         // The store saves the replay of the log at the next start; nothing depends on it.
         let closed = tokio::task::spawn_blocking(move || {
             wal.shutdown();
@@ -140,7 +193,9 @@ impl Node {
         });
         match closed.await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => warn!(%error, "the store was not flushed; the log will be replayed"),
+            Ok(Err(error)) => {
+                warn!(%error, "the store was not flushed; the log will be replayed");
+            }
             Err(error) => warn!(%error, "closing the disk did not end well"),
         }
         drop(directory);
@@ -153,7 +208,8 @@ fn listen(config: &Config) -> Result<TcpListener, Error> {
     loop {
         match net::listen(address) {
             Err(net::Error::InUse { .. })
-                if config.next_free_port && address.port() < config.listen.port().saturating_add(NEXT_PORTS_MAX) =>
+                if config.next_free_port
+                    && address.port() < config.listen.port().saturating_add(NEXT_PORTS_MAX) =>
             {
                 address.set_port(address.port() + 1);
             }
@@ -166,8 +222,12 @@ fn listen(config: &Config) -> Result<TcpListener, Error> {
 /// Members as the settings list them: peer `i` is the home of vertex `i`.
 fn cluster_options(config: &Config) -> Result<cluster::Options, Error> {
     let mut members = Vec::with_capacity(config.peers.len());
-    for (vertex, address) in config.vertices().zip(&config.peers) {
-        members.push(Member { peer: PeerId(vertex.index()), vertex, address: address.clone() });
+    for (vertex, address) in config.dimension.vertices().zip(&config.peers) {
+        members.push(Member {
+            peer: PeerId(vertex.index()),
+            vertex,
+            address: address.clone(),
+        });
     }
     Ok(cluster::Options {
         this: config.peer,
@@ -178,9 +238,17 @@ fn cluster_options(config: &Config) -> Result<cluster::Options, Error> {
 }
 
 fn link_options(config: &Config, directory: u128) -> link::Options {
-    let others = config.peers.iter().zip(0..).map(|(address, peer)| (PeerId(peer), address.clone()));
+    let others = config
+        .peers
+        .iter()
+        .zip(0..)
+        .map(|(address, peer)| (PeerId(peer), address.clone()));
     link::Options {
-        identity: link::Identity { cluster: config.cluster.to_string(), peer: config.peer, directory },
+        identity: link::Identity {
+            cluster: config.cluster.to_string(),
+            peer: config.peer,
+            directory,
+        },
         addresses: others.filter(|(peer, _)| *peer != config.peer).collect(),
         connect_timeout: CONNECT_TIMEOUT,
         keep_alive_interval: KEEP_ALIVE_INTERVAL,
@@ -193,28 +261,53 @@ async fn start_replicas(
     incarnation: crate::types::Incarnation,
     parts: &replica::Parts,
 ) -> Result<Replicas, Error> {
-    let command_bytes_max = ByteCount(config.limits.request_bytes_max.saturating_add(COMMAND_OVERHEAD_BYTES));
-    let mine = config.vertices().filter(|shard| cluster.replicas(*shard).contains(&config.peer));
+    let command_bytes_max = ByteCount(
+        config
+            .limits
+            .request_bytes_max
+            .saturating_add(COMMAND_OVERHEAD_BYTES),
+    );
+    let mine = config
+        .dimension
+        .vertices()
+        .filter(|shard| cluster.replicas(*shard).contains(&config.peer));
     let mut replicas = Vec::new();
     for shard in mine {
         let group = group_options(config, cluster, shard, incarnation);
-        replicas.push(Replica::start(shard, group, parts, replica::Options { command_bytes_max }).await?);
+        replicas.push(
+            Replica::start(shard, group, parts, replica::Options { command_bytes_max }).await?,
+        );
     }
     Ok(Replicas::new(replicas))
 }
 
-fn group_options(config: &Config, cluster: &Cluster, shard: Vertex, incarnation: crate::types::Incarnation) -> consensus::Options {
+fn group_options(
+    config: &Config,
+    cluster: &Cluster,
+    shard: Vertex,
+    incarnation: crate::types::Incarnation,
+) -> consensus::Options {
     // All peers begin in their first incarnation; only this one knows that it may be in a later one.
     let node = |peer: PeerId| {
-        let incarnation = if peer == config.peer { incarnation } else { crate::types::Incarnation(1) };
+        let incarnation = if peer == config.peer {
+            incarnation
+        } else {
+            crate::types::Incarnation(1)
+        };
         consensus::node_id(peer, incarnation)
     };
     let set = cluster.replica_vertices(shard);
     consensus::Options {
         cluster: config.cluster.to_string(),
         node: node(config.peer),
-        voters: set.voters().map(|vertex| node(cluster.home(vertex))).collect(),
-        standbys: set.standbys().map(|vertex| node(cluster.home(vertex))).collect(),
+        voters: set
+            .voters()
+            .map(|vertex| node(cluster.home(vertex)))
+            .collect(),
+        standbys: set
+            .standbys()
+            .map(|vertex| node(cluster.home(vertex)))
+            .collect(),
         heartbeat_interval: config.heartbeat_interval,
         election_timeout_min: config.election_timeout_min,
         election_timeout_max: config.election_timeout_max,
@@ -223,8 +316,46 @@ fn group_options(config: &Config, cluster: &Cluster, shard: Vertex, incarnation:
 
 fn log_neighbours(cluster: &Cluster) {
     if let Some(vertex) = cluster.vertex_of(cluster.this()) {
-        let neighbours: Vec<String> = cube::neighbours(vertex).map(|neighbour| neighbour.to_string()).collect();
+        let neighbours: Vec<String> = cube::neighbours(vertex)
+            .map(|neighbour| neighbour.to_string())
+            .collect();
         info!(%vertex, neighbours = %neighbours.join(", "), "took its place on the cube");
+    }
+}
+
+fn clock() -> broker::Clock {
+    let clock = SystemClock::default();
+    Arc::new(move || clock.now())
+}
+
+/// What the peer tells of itself when asked.
+fn facts(
+    config: &Config,
+    directory: &directory::Directory,
+    store: &Arc<dyn TopicStore>,
+    wal: &Arc<dyn RaftLog>,
+    stop: CancellationToken,
+) -> rpc::Facts {
+    let (store, failed, clock) = (Arc::clone(store), wal.failed(), clock());
+    let now = {
+        let clock = Arc::clone(&clock);
+        move || rpc::Now {
+            at: clock(),
+            is_ready: !stop.is_cancelled(),
+            is_draining: stop.is_cancelled(),
+            store_bytes: store.figures().map_or(0, |figures| figures.disk_bytes.0),
+            has_failed: failed.borrow().is_some(),
+            ..rpc::Now::default()
+        }
+    };
+    rpc::Facts {
+        cluster: config.cluster.to_string(),
+        version: env!("CARGO_PKG_VERSION"),
+        started: clock(),
+        incarnation: directory.incarnation,
+        has_fault_injection: config.fault_injection,
+        trace_seed: storage::random_id(),
+        now: Arc::new(now),
     }
 }
 
@@ -238,7 +369,9 @@ async fn sweep(store: Arc<dyn TopicStore>, stop: CancellationToken) {
         match swept {
             Ok(Ok(0)) | Err(_) => {}
             Ok(Ok(rows)) => debug!(rows, "swept what belonged to deleted topics"),
-            Ok(Err(error)) => warn!(%error, "could not sweep what belonged to deleted topics; trying again"),
+            Ok(Err(error)) => {
+                warn!(%error, "could not sweep what belonged to deleted topics; trying again")
+            }
         }
         tokio::select! {
             () = stop.cancelled() => return,
@@ -291,6 +424,9 @@ pub enum Error {
     /// A shard does not start.
     #[error(transparent)]
     Replica(#[from] replica::Error),
+    /// The services cannot be set up.
+    #[error(transparent)]
+    Rpc(#[from] rpc::Error),
     /// The process ends while the peer starts.
     #[error("interrupted while the disk was opened")]
     Interrupted,

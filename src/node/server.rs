@@ -40,8 +40,6 @@ const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
 pub(super) struct Options {
     /// Connections that are served.
     pub(super) connections_max: u32,
-    /// How long calls may go on after the stop.
-    pub(super) shutdown_grace: Duration,
 }
 
 /// Serves one listener.
@@ -56,7 +54,9 @@ pub(super) struct Server {
 
 impl Server {
     pub(super) fn new(listener: TcpListener, routes: Routes, options: Options) -> Self {
-        let permits = usize::try_from(options.connections_max).unwrap_or(Semaphore::MAX_PERMITS).min(Semaphore::MAX_PERMITS);
+        let permits = usize::try_from(options.connections_max)
+            .unwrap_or(Semaphore::MAX_PERMITS)
+            .min(Semaphore::MAX_PERMITS);
         Self {
             listener,
             routes,
@@ -67,11 +67,11 @@ impl Server {
         }
     }
 
-    /// Accepts until the stop, then lets calls finish for the grace time.
-    pub(super) async fn run(self, stop: CancellationToken) {
+    /// Accepts until the stop, then waits for the connections to end.
+    pub(super) async fn run(self, stop: Stop) {
         loop {
             let accepted = tokio::select! {
-                () = stop.cancelled() => break,
+                () = stop.drain.cancelled() => break,
                 accepted = self.accept() => accepted,
             };
             match accepted {
@@ -84,32 +84,47 @@ impl Server {
         }
         drop(self.listener);
         self.connections.close();
-        if tokio::time::timeout(self.options.shutdown_grace, self.connections.wait()).await.is_err() {
-            warn!(connections = self.connections.len(), "calls were still open after the grace time");
-        }
+        self.connections.wait().await;
     }
 
     /// The next connection with its seat. Cancel-safe: a connection is either in the kernel's queue or returned.
     async fn accept(&self) -> std::io::Result<(TcpStream, Seat)> {
         // Wait for room before accepting, so that a connection beyond all limits stays in the kernel's queue.
         let mut seat = match Arc::clone(&self.admitted).try_acquire_owned() {
-            Ok(permit) => Seat { is_admitted: true, _permit: Some(permit) },
-            Err(_) => Seat { is_admitted: false, _permit: Arc::clone(&self.refused).acquire_owned().await.ok() },
+            Ok(permit) => Seat {
+                is_admitted: true,
+                _permit: Some(permit),
+            },
+            Err(_) => Seat {
+                is_admitted: false,
+                _permit: Arc::clone(&self.refused).acquire_owned().await.ok(),
+            },
         };
         let (stream, _) = self.listener.accept().await?;
         if !seat.is_admitted
             && let Ok(permit) = Arc::clone(&self.admitted).try_acquire_owned()
         {
             // A place became free while this one waited.
-            seat = Seat { is_admitted: true, _permit: Some(permit) };
+            seat = Seat {
+                is_admitted: true,
+                _permit: Some(permit),
+            };
         }
         stream.set_nodelay(true)?;
         Ok((stream, seat))
     }
 
-    fn spawn(&self, stream: TcpStream, seat: Seat, stop: CancellationToken) {
-        let service = Door { routes: self.routes.clone(), is_admitted: seat.is_admitted, connections_max: self.options.connections_max };
-        let life = if seat.is_admitted { None } else { Some(REFUSAL_LIFE) };
+    fn spawn(&self, stream: TcpStream, seat: Seat, stop: Stop) {
+        let service = Door {
+            routes: self.routes.clone(),
+            is_admitted: seat.is_admitted,
+            connections_max: self.options.connections_max,
+        };
+        let life = if seat.is_admitted {
+            None
+        } else {
+            Some(REFUSAL_LIFE)
+        };
         self.connections.spawn(async move {
             let mut builder = auto::Builder::new(TokioExecutor::new()).http2_only();
             builder
@@ -120,30 +135,46 @@ impl Server {
                 .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
                 .keep_alive_interval(KEEP_ALIVE_INTERVAL)
                 .keep_alive_timeout(KEEP_ALIVE_INTERVAL);
-            let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+            let connection =
+                builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
             tokio::pin!(connection);
-            let result = tokio::select! {
-                result = connection.as_mut() => result,
-                () = end_of(life, stop) => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                }
-            };
-            if let Err(error) = result {
-                debug!(%error, "a connection broke");
+            let drained = end_of(life, stop.drain);
+            tokio::select! {
+                result = connection.as_mut() => return ended(result),
+                () = stop.cut.cancelled() => return,
+                () = drained => connection.as_mut().graceful_shutdown(),
+            }
+            tokio::select! {
+                result = connection => ended(result),
+                () = stop.cut.cancelled() => {}
             }
             drop(seat);
         });
     }
 }
 
-async fn end_of(life: Option<Duration>, stop: CancellationToken) {
+fn ended(result: Result<(), impl std::fmt::Display>) {
+    if let Err(error) = result {
+        debug!(%error, "a connection broke");
+    }
+}
+
+async fn end_of(life: Option<Duration>, drain: CancellationToken) {
     match life {
         Some(life) => {
-            let _ = tokio::time::timeout(life, stop.cancelled()).await;
+            let _ = tokio::time::timeout(life, drain.cancelled()).await;
         }
-        None => stop.cancelled().await,
+        None => drain.cancelled().await,
     }
+}
+
+/// The two steps of a stop.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Stop {
+    /// No more connections, and no more calls on those there are.
+    pub(super) drain: CancellationToken,
+    /// The connections are dropped with what is still open on them.
+    pub(super) cut: CancellationToken,
 }
 
 /// A place among the served connections, or among those that are told why not.
@@ -168,7 +199,10 @@ impl Service<http::Request<hyper::body::Incoming>> for Door {
     type Future = Pin<Box<dyn Future<Output = Result<Answer, Infallible>> + Send>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        <Routes as Service<http::Request<hyper::body::Incoming>>>::poll_ready(&mut self.routes, context)
+        <Routes as Service<http::Request<hyper::body::Incoming>>>::poll_ready(
+            &mut self.routes,
+            context,
+        )
     }
 
     fn call(&mut self, request: http::Request<hyper::body::Incoming>) -> Self::Future {

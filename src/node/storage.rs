@@ -1,6 +1,6 @@
 //! Opens what a peer keeps on disk.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
@@ -26,32 +26,58 @@ impl Storage {
     /// Takes the peer's directory and reads the log and the store. Blocks: call it where that is allowed.
     pub(super) fn open(config: &Config) -> Result<Self, Error> {
         let disk: Arc<dyn Disk> = Arc::new(SystemDisk);
-        let owner = directory::Owner { cluster: config.cluster.clone(), dimension: config.dimension, peer: config.peer };
+        let owner = directory::Owner {
+            cluster: config.cluster.clone(),
+            dimension: config.dimension,
+            peer: config.peer,
+        };
         let directory = directory::Directory::open(&disk, &config.peer_dir(), &owner, random_id())?;
         let identity = wal::Identity {
             cluster: cluster_id(&config.cluster),
             peer: config.peer,
             incarnation: directory.incarnation,
         };
-        let wal = open_wal(Arc::clone(&disk), &directory.path.join("wal"), identity, config)?;
+        let wal = open_wal(
+            Arc::clone(&disk),
+            directory.path.join("wal"),
+            identity,
+            config,
+        )?;
         let store = open_store(&directory.path.join("store"), config.peer, config)?;
         let acquaintances = Acquaintances::open(disk, &directory.path)?;
-        Ok(Self { directory, wal, store, acquaintances })
+        Ok(Self {
+            directory,
+            wal,
+            store,
+            acquaintances,
+        })
     }
 }
 
-fn open_wal(disk: Arc<dyn Disk>, path: &Path, identity: wal::Identity, config: &Config) -> Result<Arc<dyn RaftLog>, Error> {
-    let options = wal::Options { segment_bytes_max: config.wal_segment_bytes_max, ..wal::Options::new(identity) };
-    Ok(Arc::new(Wal::open(disk, path, options)?))
+fn open_wal(
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+    identity: wal::Identity,
+    config: &Config,
+) -> Result<Arc<dyn RaftLog>, Error> {
+    let options = wal::Options {
+        segment_bytes: config.wal_segment_bytes_max,
+        ..wal::Options::new(path, identity)
+    };
+    Ok(Arc::new(Wal::open(options, disk, Arc::new(SystemEntropy))?))
 }
 
 fn open_store(path: &Path, peer: PeerId, config: &Config) -> Result<Arc<dyn TopicStore>, Error> {
-    let options = store::Options { cache_bytes: config.store_cache_bytes, ..store::Options::default() };
+    let options = store::Options {
+        cache_bytes: config.store_cache_bytes,
+        ..store::Options::default()
+    };
     let store = FjallStore::open(path, options).map_err(|source| Error::Store { peer, source })?;
     Ok(Arc::new(store))
 }
 
-fn random_id() -> u128 {
+/// A number that nobody else draws.
+pub(super) fn random_id() -> u128 {
     let mut id = [0; 16];
     SystemEntropy.fill(&mut id);
     u128::from_le_bytes(id)

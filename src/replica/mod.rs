@@ -266,6 +266,11 @@ impl Replica {
         View::new(self.shard, Arc::clone(&self.store))
     }
 
+    /// Lets those who wait for a topic wait no longer: the peer is stopping.
+    pub fn drain(&self) {
+        self.waiters.close();
+    }
+
     /// Leaves the group.
     pub async fn stop(&self) {
         self.group.stop().await;

@@ -8,12 +8,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::types::TopicName;
 
 /// The waiters of one shard. A cheap handle.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Waiters {
+    /// Nobody is to wait any more.
+    closed: CancellationToken,
     topics: Arc<Mutex<BTreeMap<TopicName, watch::Sender<u64>>>>,
 }
 
@@ -52,6 +55,11 @@ impl Waiters {
         }
     }
 
+    /// Ends all waiting, also what begins later: the peer is stopping.
+    pub(super) fn close(&self) {
+        self.closed.cancel();
+    }
+
     fn forget(&self, topic: &TopicName) {
         let mut topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
         if topics
@@ -74,14 +82,15 @@ pub struct TopicWatch {
 
 impl TopicWatch {
     /// Waits until the topic has changed since the watch was made or since the last call: it grew, was deleted, a cursor of it moved, or its
-    /// shard has another leader. False when the deadline came first.
+    /// shard has another leader. False when the deadline came first, or the peer is stopping.
     pub async fn changed(&mut self, deadline: Instant) -> bool {
-        match &mut self.receiver {
-            Some(receiver) => matches!(
-                tokio::time::timeout_at(deadline, receiver.changed()).await,
-                Ok(Ok(()))
-            ),
-            None => false,
+        let Some(receiver) = &mut self.receiver else {
+            return false;
+        };
+        tokio::select! {
+            biased;
+            () = self.waiters.closed.cancelled() => false,
+            changed = tokio::time::timeout_at(deadline, receiver.changed()) => matches!(changed, Ok(Ok(()))),
         }
     }
 }
@@ -113,6 +122,18 @@ mod tests {
         assert!(!sport.changed(deadline).await);
         waiters.wake_all();
         assert!(sport.changed(Instant::now() + Duration::from_secs(1)).await);
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_when_the_peer_stops() {
+        let waiters = Waiters::default();
+        let mut news = waiters.watch(&topic("news"));
+        waiters.close();
+        assert!(
+            !news
+                .changed(Instant::now() + Duration::from_secs(3600))
+                .await
+        );
     }
 
     #[tokio::test]

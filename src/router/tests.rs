@@ -4,20 +4,9 @@ use crate::types::{Dimension, PeerId, Term, Vertex};
 
 fn router(this: u16) -> Router {
     let dimension = Dimension::new(3).unwrap();
-    let members = dimension
-        .vertices()
-        .map(|vertex| Member {
-            peer: PeerId(vertex.index()),
-            vertex,
-            address: String::new(),
-        })
-        .collect();
-    let options = Options {
-        this: PeerId(this),
-        members,
-        dimension,
-        replication_factor: 4,
-    };
+    let members =
+        dimension.vertices().map(|vertex| Member { peer: PeerId(vertex.index()), vertex, address: String::new() }).collect();
+    let options = Options { this: PeerId(this), members, dimension, replication_factor: 4 };
     Router::new(Cluster::new(options).unwrap())
 }
 
@@ -26,10 +15,7 @@ fn vertex(bits: &str) -> Vertex {
 }
 
 fn leader(peer: u16, term: u64) -> Leader {
-    Leader {
-        peer: PeerId(peer),
-        term: Term(term),
-    }
+    Leader { peer: PeerId(peer), term: Term(term) }
 }
 
 fn peer(number: u16) -> Step {
@@ -41,20 +27,14 @@ fn owner_is_asked_first_then_neighbours_then_again() {
     let router = router(3);
     let mut search = router.search(vertex("100"), Aim::Leader);
     let steps: Vec<Step> = (0..6).map(|_| search.next()).collect();
-    assert_eq!(
-        steps,
-        [peer(4), peer(5), peer(6), peer(0), Step::Wait, peer(4)]
-    );
+    assert_eq!(steps, [peer(4), peer(5), peer(6), peer(0), Step::Wait, peer(4)]);
 }
 
 #[test]
 fn own_replica_answers_when_it_is_its_turn() {
     let router = router(6);
     let mut search = router.search(vertex("100"), Aim::Leader);
-    assert_eq!(
-        [search.next(), search.next(), search.next()],
-        [peer(4), peer(5), Step::Here]
-    );
+    assert_eq!([search.next(), search.next(), search.next()], [peer(4), peer(5), Step::Here]);
 }
 
 #[test]

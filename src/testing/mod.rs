@@ -39,7 +39,8 @@ impl TestCluster {
 
     /// As [`Self::start`], with some settings changed: pairs of key and value as in a file.
     pub async fn with_settings(settings: &[(&'static str, &str)]) -> Self {
-        let folder = Folder::Temporary(tempfile::tempdir().expect("a temporary folder can be made"));
+        let folder =
+            Folder::Temporary(tempfile::tempdir().expect("a temporary folder can be made"));
         Self::in_folder(folder, settings).await
     }
 
@@ -49,17 +50,35 @@ impl TestCluster {
     }
 
     async fn in_folder(folder: Folder, settings: &[(&'static str, &str)]) -> Self {
-        let settings: Vec<_> = settings.iter().map(|(key, value)| (*key, (*value).to_owned())).collect();
-        let dimension: u32 = settings.iter().find(|(key, _)| *key == "dimension").map_or(3, |(_, d)| d.parse().expect("a number"));
+        let settings: Vec<_> = settings
+            .iter()
+            .map(|(key, value)| (*key, (*value).to_owned()))
+            .collect();
+        let dimension: u32 = settings
+            .iter()
+            .find(|(key, _)| *key == "dimension")
+            .map_or(3, |(_, d)| d.parse().expect("a number"));
         let mut listeners = Vec::new();
         let mut addresses = Vec::new();
         for _ in 0..1 << dimension {
-            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
-            addresses.push(format!("http://{}", listener.local_addr().expect("a bound listener has an address")));
+            let listener = TcpListener::bind("127.0.0.1:0")
+                .await
+                .expect("a port is free");
+            addresses.push(format!(
+                "http://{}",
+                listener
+                    .local_addr()
+                    .expect("a bound listener has an address")
+            ));
             listeners.push(listener);
         }
         let nodes = listeners.iter().map(|_| None).collect();
-        let mut cluster = Self { settings, addresses, nodes, folder };
+        let mut cluster = Self {
+            settings,
+            addresses,
+            nodes,
+            folder,
+        };
         for (peer, listener) in listeners.into_iter().enumerate() {
             cluster.launch(peer, Some(listener)).await;
         }
@@ -69,13 +88,19 @@ impl TestCluster {
 
     async fn launch(&mut self, peer: usize, listener: Option<TcpListener>) {
         let config = self.config(peer);
-        let node = Node::start(config, listener).await.unwrap_or_else(|error| panic!("peer {peer} does not start: {error}"));
+        let node = Node::start(config, listener)
+            .await
+            .unwrap_or_else(|error| panic!("peer {peer} does not start: {error}"));
         self.nodes[peer] = Some(node);
     }
 
     /// The settings of one peer of the cluster.
     pub fn config(&self, peer: usize) -> Config {
-        let port = self.addresses[peer].rsplit(':').next().expect("an address has a port").to_owned();
+        let port = self.addresses[peer]
+            .rsplit(':')
+            .next()
+            .expect("an address has a port")
+            .to_owned();
         let mut sources = Sources::default();
         let own = [
             ("peer", peer.to_string()),
@@ -105,7 +130,11 @@ impl TestCluster {
     pub async fn ready(&self) {
         let deadline = Instant::now() + READY_MAX;
         for node in self.nodes.iter().flatten() {
-            assert!(node.ready(deadline).await, "peer {} has a shard without a leader", node.peer());
+            assert!(
+                node.ready(deadline).await,
+                "peer {} has a shard without a leader",
+                node.peer()
+            );
         }
     }
 
@@ -124,7 +153,9 @@ impl TestCluster {
     /// # Panics
     /// When it is stopped.
     pub fn node(&self, peer: usize) -> &Node {
-        self.nodes[peer].as_ref().unwrap_or_else(|| panic!("peer {peer} is running"))
+        self.nodes[peer]
+            .as_ref()
+            .unwrap_or_else(|| panic!("peer {peer} is running"))
     }
 
     /// Stops a peer; its data stays.
@@ -149,7 +180,10 @@ impl TestCluster {
     /// The running peers that hold a replica of a shard.
     pub fn holders(&self, shard: Vertex) -> Vec<PeerId> {
         let nodes = self.nodes.iter().flatten();
-        nodes.filter(|node| node.replicas().get(shard).is_some()).map(Node::peer).collect()
+        nodes
+            .filter(|node| node.replicas().get(shard).is_some())
+            .map(Node::peer)
+            .collect()
     }
 
     /// Waits until all running replicas of all shards hold the same, and says whether they are equal to the last byte.
@@ -158,27 +192,54 @@ impl TestCluster {
     /// When replicas differ although they have applied the same log, or do not catch up within half a minute.
     pub async fn assert_replicas_equal(&self) {
         let deadline = Instant::now() + READY_MAX;
-        let shards: std::collections::BTreeSet<Vertex> =
-            self.nodes.iter().flatten().flat_map(|node| node.replicas().all()).map(|replica| replica.shard()).collect();
+        let shards: std::collections::BTreeSet<Vertex> = self
+            .nodes
+            .iter()
+            .flatten()
+            .flat_map(|node| node.replicas().all())
+            .map(|replica| replica.shard())
+            .collect();
         for shard in shards {
             self.wait_until_applied(shard, deadline).await;
-            let replicas = self.nodes.iter().flatten().filter_map(|node| Some((node.peer(), node.replicas().get(shard)?)));
-            let digests: Vec<_> = replicas.map(|(peer, replica)| (peer, replica.view().digest().expect("the store can be read"))).collect();
+            let replicas = self
+                .nodes
+                .iter()
+                .flatten()
+                .filter_map(|node| Some((node.peer(), node.replicas().get(shard)?)));
+            let digests: Vec<_> = replicas
+                .map(|(peer, replica)| {
+                    (
+                        peer,
+                        replica.view().digest().expect("the store can be read"),
+                    )
+                })
+                .collect();
             for pair in digests.windows(2) {
-                assert_eq!(pair[0].1, pair[1].1, "shard {shard}: peers {} and {} differ", pair[0].0, pair[1].0);
+                assert_eq!(
+                    pair[0].1, pair[1].1,
+                    "shard {shard}: peers {} and {} differ",
+                    pair[0].0, pair[1].0
+                );
             }
         }
     }
 
     async fn wait_until_applied(&self, shard: Vertex, deadline: Instant) {
         loop {
-            let replicas = self.nodes.iter().flatten().filter_map(|node| node.replicas().get(shard));
+            let replicas = self
+                .nodes
+                .iter()
+                .flatten()
+                .filter_map(|node| node.replicas().get(shard));
             let statuses: Vec<_> = replicas.map(|replica| replica.status()).collect();
             let last = statuses.iter().filter_map(|status| status.last).max();
             if statuses.iter().all(|status| status.applied == last) {
                 return;
             }
-            assert!(Instant::now() < deadline, "shard {shard} does not settle: {statuses:?}");
+            assert!(
+                Instant::now() < deadline,
+                "shard {shard} does not settle: {statuses:?}"
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }

@@ -130,7 +130,7 @@ impl ShardLog {
         {
             self.terms.push_back((position.index.0, position.term));
         }
-        self.next = position.index.0 + 1;
+        self.next = position.index.0.saturating_add(1);
     }
 
     /// Takes the visible entries from `from` on away.
@@ -155,7 +155,7 @@ impl ShardLog {
 
     /// Takes the visible entries up to `upto` away, which need not be there.
     pub(crate) fn purge(&mut self, ticket: u64, purged: Purged) {
-        let first = self.first.max(purged.position.index.0 + 1);
+        let first = self.first.max(purged.position.index.0.saturating_add(1));
         self.purged = Some(purged);
         while self
             .recent
@@ -212,7 +212,7 @@ impl ShardLog {
                 }
             }
             Kind::Cut => self.slots.truncate(self.slot_at(index)),
-            Kind::Purged => self.drop_slots(index + 1),
+            Kind::Purged => self.drop_slots(index.saturating_add(1)),
             Kind::HardState | Kind::Committed | Kind::Mark => {}
         }
     }
@@ -317,7 +317,7 @@ impl ShardLog {
         let expected = self
             .purged
             .as_ref()
-            .map_or(0, |purged| purged.position.index.0 + 1);
+            .map_or(0, |purged| purged.position.index.0.saturating_add(1));
         if self.first != expected && self.first < self.next {
             return Err((LogIndex(expected), LogIndex(self.first)));
         }

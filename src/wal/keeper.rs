@@ -127,13 +127,13 @@ impl Keeper {
         if self.is_preparing {
             self.is_preparing = false;
             if let Ok(Ok(segment)) = self.prepared.recv() {
-                self.next_number = segment.number + 1;
+                self.next_number = segment.number.saturating_add(1);
                 return Ok(segment);
             }
         }
         // What failed in the background may succeed now, when space was freed; if not, the log fails.
         let segment = self.factory.create(self.next_number)?;
-        self.next_number = segment.number + 1;
+        self.next_number = segment.number.saturating_add(1);
         Ok(segment)
     }
 

@@ -196,9 +196,7 @@ impl Shared {
             !fits && state.accepts().is_ok()
         };
         let wait_max = self.options.queue_wait_max;
-        let waited = self
-            .room
-            .wait_timeout_while(self.lock(), wait_max, is_full);
+        let waited = self.room.wait_timeout_while(self.lock(), wait_max, is_full);
         let (state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
         state.accepts()?;
         if timeout.timed_out() {
@@ -429,5 +427,5 @@ fn appended(shard: u16, (first, next): (u64, u64), index: LogIndex) -> Result<u6
             found,
         });
     }
-    Ok(index.0 + 1)
+    Ok(index.0.saturating_add(1))
 }

@@ -48,6 +48,8 @@ struct Replay {
     /// The sequence that the next record must have; `None` before the first.
     expected: Option<u64>,
     last_kind: Kind,
+    /// How much of the last segment with records the last one says to be durable.
+    synced: u32,
     /// The segment and the end of the last record so far, and what is there instead of one.
     last: Option<(PathBuf, End)>,
 }
@@ -65,6 +67,7 @@ pub(crate) fn recover(
         // Earlier segments may have been purged; what must have been in them is known by the purges of the shards.
         expected: (segments.first()).and_then(|first| (first.number == 1).then_some(1)),
         last_kind: Kind::Mark,
+        synced: HEADER_BYTES,
         last: None,
     };
     let mut scanned = Vec::new();
@@ -80,7 +83,7 @@ pub(crate) fn recover(
     }
     if let Some(found) = last_data.and_then(|at| scanned.get(at)) {
         // A killed process leaves what it wrote readable, but perhaps not durable.
-        found.segment.file.sync_data()?;
+        found.segment.rewrite(replay.synced, found.end.position)?;
     }
     for (shard, log) in &mut replay.shards {
         let shard = *shard;
@@ -95,7 +98,7 @@ pub(crate) fn recover(
     let spares = checked_spares(disk, directory, spares, segment_bytes)?;
     let last = spares.back().map(|spare| spare.number);
     let last = last.or(segments.keys().next_back().copied());
-    let next_number = last.map_or(1, |last| last + 1);
+    let next_number = last.map_or(1, |last| last.saturating_add(1));
     Ok(Recovered {
         shards: replay.shards,
         segments,
@@ -114,7 +117,7 @@ fn open_all(disk: &dyn Disk, directory: &Path, identity: &Identity) -> Result<Ve
     let mut segments: Vec<Segment> = Vec::new();
     for (at, number) in numbers.iter().copied().enumerate() {
         let path = path_of(directory, number);
-        let missing = segments.last().map(|last| last.number + 1);
+        let missing = segments.last().map(|last| last.number.saturating_add(1));
         if let Some(missing) = missing.filter(|missing| *missing != number) {
             let file = path_of(directory, missing);
             return Err(Error::SegmentMissing {
@@ -258,6 +261,7 @@ impl Replay {
         };
         self.expected = Some(next);
         self.last_kind = record.kind;
+        self.synced = record.synced;
         if record.kind != Kind::Mark {
             let log = self.shards.entry(record.shard).or_default();
             log.replay(&placement(segment, position, record), record.payload);

@@ -169,13 +169,13 @@ impl Segment {
         bytes: u32,
     ) -> Result<Self, Error> {
         let file = disk.create(&path)?;
-        let fill = || {
+        let prepare = || {
             file.allocate(u64::from(bytes))?;
             file.write_all_at(0, &header.encode())?;
             file.sync_all()?;
             disk.sync_directory(path.parent().unwrap_or(Path::new(".")))
         };
-        if let Err(error) = fill() {
+        if let Err(error) = prepare() {
             // A file that is left over is incomplete, so the next start removes it.
             let _ = disk.remove(&path);
             return Err(error.into());
@@ -211,9 +211,9 @@ impl Segment {
                 .then_some(Opened::Incomplete)
                 .ok_or_else(|| damaged(found));
         }
-        let mut encoded = [0; HEADER_BYTES as usize];
-        file.read_at(0, &mut encoded)?;
-        let header = match Header::decode(&encoded) {
+        let mut bytes = [0; HEADER_BYTES as usize];
+        file.read_at(0, &mut bytes)?;
+        let header = match Header::decode(&bytes) {
             Ok(header) => header,
             Err(HeaderError::NewerVersion(found)) => {
                 let known = VERSION;
@@ -335,6 +335,15 @@ impl Segment {
             .and_then(|prefix| proof_bytes(prefix, end));
         let bytes = window.get(position, length.unwrap_or(0))?;
         Ok(Record::decode(bytes, self.salt).is_ok_and(|record| record.synced <= position))
+    }
+
+    /// Writes the bytes of a stretch once more and makes them durable. A sync that failed before may have left them readable but clean in
+    /// memory, so that a sync alone would say yes and write nothing.
+    pub(crate) fn rewrite(&self, from: u32, to: u32) -> Result<(), Error> {
+        let mut window = Window::new(&*self.file, self.bytes);
+        let bytes = window.get(from, u64::from(to.saturating_sub(from)))?;
+        self.file.write_all_at(u64::from(from), bytes)?;
+        Ok(self.file.sync_data()?)
     }
 
     /// The error for a record that reads otherwise than it was written.

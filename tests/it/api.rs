@@ -125,7 +125,7 @@ async fn read(client: &mut Plain, topic: &str, subscriber: &str) {
     let seek = SeekRequest {
         topic: topic.to_owned(),
         subscriber: subscriber.to_owned(),
-        to: Some(earliest),
+        start: Some(earliest),
     };
     assert_eq!(client.seek(seek).await.unwrap().into_inner().cursor, 0);
     assert_eq!(pull(client, topic, subscriber).await, ["a", "b", "c"]);
@@ -181,7 +181,7 @@ async fn look(client: &mut Plain, (topic, owner): (&str, u16), publisher: &str, 
         .unwrap()
         .into_inner();
     assert!(located.exists);
-    assert_eq!(located.owner, bits(owner));
+    assert_eq!(located.placement.unwrap().owner, bits(owner));
     assert_eq!(located.replicas.len(), 4);
 }
 

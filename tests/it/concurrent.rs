@@ -94,7 +94,7 @@ async fn topics_land_on_the_right_peers() {
             .await
             .unwrap()
             .into_inner();
-        assert_eq!(located.owner, owner, "{topic}");
+        assert_eq!(located.placement.as_ref().unwrap().owner, owner, "{topic}");
         let holders: Vec<&str> = located
             .replicas
             .iter()

@@ -57,10 +57,10 @@ impl Inode {
         self.now.clone_from(&self.durable);
     }
 
-    fn survive_partly(&mut self, change: &Change, chance: &mut StdRng) {
-        let Change::Write { position, bytes } = change else {
+    fn survive_partly(&mut self, unsynced: &Change, chance: &mut StdRng) {
+        let Change::Write { position, bytes } = unsynced else {
             if chance.random() {
-                change.apply(&mut self.durable);
+                unsynced.apply(&mut self.durable);
             }
             return;
         };

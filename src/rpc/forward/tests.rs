@@ -63,7 +63,7 @@ fn router() -> Router {
 }
 
 fn ask(fate: Fate) -> Ask {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_millis(300);
     Ask { vertex: vertex(), aim: Aim::Leader, fate, deadline, forwarded_by: None }
 }
 
@@ -76,7 +76,7 @@ fn why(result: Result<Answered<&'static str>, Failed>) -> ErrorReason {
     reason(&result.unwrap_err().status).unwrap()
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn owner_answers_at_once_and_is_remembered() {
     let (router, script) = (router(), Script::new([Ok("done")]));
     let answered = play(&router, &ask(Fate::Single), &script).await.unwrap();
@@ -85,7 +85,7 @@ async fn owner_answers_at_once_and_is_remembered() {
     assert_eq!(script.asked(), [Some(4)]);
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn hint_is_followed_before_anybody_else_is_asked() {
     let hint = Leader { peer: PeerId(0), term: Term(3) };
     let (router, script) = (router(), Script::new([Err(Failure::NotLeader(Some(hint))), Ok("done")]));
@@ -94,7 +94,7 @@ async fn hint_is_followed_before_anybody_else_is_asked() {
     assert_eq!(script.asked(), [Some(4), Some(0)]);
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn own_replica_answers_when_the_owner_cannot_be_reached() {
     let (router, script) = (router(), Script::new([Err(Failure::Unreached), Ok("done")]));
     let answered = play(&router, &ask(Fate::Single), &script).await.unwrap();
@@ -102,7 +102,7 @@ async fn own_replica_answers_when_the_owner_cannot_be_reached() {
     assert_eq!(script.asked(), [Some(4), None]);
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn shard_between_leaders_makes_the_call_wait() {
     let nobody = || Err(Failure::NotLeader(None));
     let (router, script) = (router(), Script::new((0..9).map(|_| nobody()).chain([Ok("done")])));
@@ -112,16 +112,16 @@ async fn shard_between_leaders_makes_the_call_wait() {
     assert!(begin.elapsed() >= Duration::from_millis(30), "two rounds were waited for");
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn deadline_without_a_leader_says_so() {
     let (router, script) = (router(), Script::new([]));
     let begin = Instant::now();
     assert_eq!(why(play(&router, &ask(Fate::Single), &script).await), ErrorReason::NoLeader);
-    assert!(begin.elapsed() >= Duration::from_secs(10));
-    assert!(script.asked().len() < 300, "it does not ask without a pause");
+    assert!(begin.elapsed() >= Duration::from_millis(300));
+    assert!(script.asked().len() < 60, "it does not ask without a pause");
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn deadline_already_past_asks_nobody() {
     let (router, script) = (router(), Script::new([]));
     let late = Ask { deadline: Instant::now(), ..ask(Fate::Repeatable) };
@@ -129,34 +129,34 @@ async fn deadline_already_past_asks_nobody() {
     assert_eq!(script.asked(), []);
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn single_write_of_unknown_fate_is_not_repeated() {
     let (router, script) = (router(), Script::new([Err(Failure::Unknown), Ok("twice")]));
     assert_eq!(why(play(&router, &ask(Fate::Single), &script).await), ErrorReason::OutcomeUnknown);
     assert_eq!(script.asked(), [Some(4)]);
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn repeatable_write_of_unknown_fate_is_repeated() {
     let (router, script) = (router(), Script::new([Err(Failure::Unknown), Ok("once")]));
     assert_eq!(play(&router, &ask(Fate::Repeatable), &script).await.unwrap().answer, "once");
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn repeatable_write_still_unknown_at_the_deadline_is_unknown() {
     let (router, script) = (router(), Script::new([Err(Failure::Unknown)]));
     assert_eq!(why(play(&router, &ask(Fate::Repeatable), &script).await), ErrorReason::OutcomeUnknown);
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn lost_majority_is_told_long_before_the_deadline() {
     let (router, script) = (router(), Script::new((0..200).map(|_| Err(Failure::Unreached))));
     let begin = Instant::now();
     assert_eq!(why(play(&router, &ask(Fate::Single), &script).await), ErrorReason::NoQuorum);
-    assert!(begin.elapsed() < Duration::from_millis(200));
+    assert!(begin.elapsed() < Duration::from_millis(250));
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn refusal_is_final_and_names_who_refused() {
     let refusal: Status = Fault::new(ErrorReason::TopicNotFound, "no").into_status();
     let (router, script) = (router(), Script::new([Err(Failure::Final(refusal)), Ok("no")]));
@@ -164,7 +164,7 @@ async fn refusal_is_final_and_names_who_refused() {
     assert_eq!((reason(&failed.status), failed.peer), (Some(ErrorReason::TopicNotFound), Some(PeerId(4))));
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn forwarded_call_is_never_forwarded_again() {
     let hint = Leader { peer: PeerId(0), term: Term(3) };
     for outcome in [Failure::NotLeader(Some(hint)), Failure::NotLeader(None), Failure::Unreached] {
@@ -175,7 +175,7 @@ async fn forwarded_call_is_never_forwarded_again() {
     }
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn read_of_any_replica_needs_only_one() {
     let (router, script) = (router(), Script::new([Err(Failure::Unreached), Err(Failure::Unreached), Ok("read")]));
     let any = Ask { aim: Aim::Replica, ..ask(Fate::Repeatable) };

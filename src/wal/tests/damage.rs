@@ -37,7 +37,7 @@ fn reopen(disk: &FaultyDisk) -> Result<Wal, Error> {
 }
 
 /// Eight groups in three segments; `finish` ends the process.
-fn example(finish: impl FnOnce(&FaultyDisk, Wal)) -> Vec<(PathBuf, Vec<u8>)> {
+fn example(finish: fn(&FaultyDisk, Wal)) -> Vec<(PathBuf, Vec<u8>)> {
     let disk = FaultyDisk::new(1);
     let wal = reopen(&disk).unwrap();
     let state = Bytes::from_static(b"vote");
@@ -143,6 +143,24 @@ fn torn_tail_at_every_byte_of_the_last_record_is_cut_off() {
             assert_eq!(all(&reopen(&disk).unwrap(), 2), run(0, 9), "cut at {cut}");
         }
     }
+}
+
+#[test]
+fn stale_record_behind_a_torn_one_stays_dead() {
+    let disk = FaultyDisk::new(1);
+    let wal = reopen(&disk).unwrap();
+    write(&wal, vec![append(1, run(0, 2))]);
+    kill(&disk, wal);
+    // Of one group the second record reached the disk, the first did not.
+    let mut bytes = disk.contents(&segment(1)).unwrap();
+    bytes[104..104 + 144].fill(0);
+    disk.set_contents(&segment(1), &bytes);
+    let wal = reopen(&disk).unwrap();
+    assert_eq!(all(&wal, 1), []);
+    write(&wal, vec![append(2, run(0, 1))]);
+    kill(&disk, wal);
+    let wal = reopen(&disk).unwrap();
+    assert_eq!((all(&wal, 1), all(&wal, 2)), (vec![], run(0, 1)));
 }
 
 #[test]

@@ -75,9 +75,14 @@ fn failed_sync_fails_the_log_for_good() {
         Error::Failed { .. }
     ));
     assert_eq!(wal.durable(shard(1)), Some(position(1, 0)));
-    wal.shutdown();
+    disk.reboot(Survival::Everything);
+    drop(wal);
     let wal = open(&disk);
-    assert_eq!(all(&wal, 1)[..1], run(0, 1));
+    let found = all(&wal, 1);
+    assert_eq!(found[..1], run(0, 1));
+    disk.reboot(Survival::Nothing);
+    drop(wal);
+    assert_eq!(all(&open(&disk), 1), found, "what a start shows is durable");
 }
 
 #[test]
@@ -170,7 +175,7 @@ fn completion_may_submit() {
 }
 
 #[test]
-fn idle_log_is_marked_once() {
+fn commit_hint_is_written_when_the_log_is_idle() {
     let disk = FaultyDisk::new(1);
     let options = Options {
         idle_after: Duration::from_millis(1),

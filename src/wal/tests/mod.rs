@@ -35,7 +35,7 @@ fn options() -> Options {
     Options {
         segment_bytes: ByteCount(4096),
         cache_bytes_max: ByteCount(0),
-        idle_after: Duration::from_secs(3600),
+        idle_after: Duration::from_hours(1),
         ..Options::new(PathBuf::from(DIRECTORY), identity())
     }
 }

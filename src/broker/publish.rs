@@ -1,0 +1,105 @@
+//! Publishing.
+
+use super::{Access, Broker, Call, Directory, Error, Kind, misfit};
+use crate::consensus::Role;
+use crate::shard::{Command, Refusal, Response};
+use crate::types::{Batch, Offset, PeerId, PublisherId, Sequence, SessionId, Timestamp, TopicName};
+
+/// How many replicas have a publish on stable storage before it is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AckLevel {
+    /// The leader. Consensus gives more: it is answered like [`Self::Quorum`].
+    Owner,
+    /// A majority of the voters.
+    Quorum,
+    /// Every replica.
+    All,
+}
+
+/// A publish.
+#[derive(Debug, Clone)]
+pub struct Publish {
+    /// Where to.
+    pub topic: TopicName,
+    /// Who publishes. It must exist.
+    pub publisher: Option<PublisherId>,
+    /// Makes it repeatable; only with a publisher.
+    pub sequence: Option<(SessionId, Sequence)>,
+    /// The messages.
+    pub batch: Batch,
+    /// When to answer.
+    pub acks: AckLevel,
+}
+
+/// What became of a publish.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Published {
+    /// The first message's offset.
+    pub first_offset: Offset,
+    /// How many messages.
+    pub count: u32,
+    /// When the leader took them.
+    pub append_time: Timestamp,
+    /// It was there already.
+    pub is_duplicate: bool,
+    /// Peers that are known to have it on stable storage.
+    pub stored_by: Vec<PeerId>,
+    /// The level reached.
+    pub reached: AckLevel,
+}
+
+impl Broker {
+    /// Appends messages to a topic.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with the reason of the shard, or `PublisherNotFound`.
+    pub async fn publish<R: Access, D: Directory>(
+        &self,
+        call: &Call<'_, R, D>,
+        publish: &Publish,
+    ) -> Result<Published, Error> {
+        if let Some(publisher) = &publish.publisher {
+            self.check_publisher(call, publisher).await?;
+        }
+        let origin = publish.publisher.clone().zip(publish.sequence);
+        let command = Command::Append {
+            topic: publish.topic.clone(),
+            origin: origin.map(|(publisher, (session, sequence))| (publisher, session, sequence)),
+            at: self.now(),
+            batch: publish.batch.clone(),
+        };
+        let proposed = call.replica.propose(command, call.deadline).await?;
+        let (first_offset, count, append_time, is_duplicate) = match proposed.outcome? {
+            Response::Appended { first_offset, count, append_time, is_duplicate, .. } => {
+                (first_offset, count, append_time, is_duplicate)
+            }
+            other => return misfit(call.replica.shard(), &other),
+        };
+        let (stored_by, reached) = match publish.acks {
+            AckLevel::Owner | AckLevel::Quorum => (proposed.stored_by, AckLevel::Quorum),
+            AckLevel::All => {
+                // An entry's position covers all before it, so this is right for a duplicate too.
+                let stored_by = call.replica.stored_by_all(proposed.position, call.deadline).await;
+                let is_everywhere = stored_by.len() >= call.replica.status().replicas.len();
+                (stored_by, if is_everywhere { AckLevel::All } else { AckLevel::Quorum })
+            }
+        };
+        Ok(Published { first_offset, count, append_time, is_duplicate, stored_by, reached })
+    }
+
+    /// Asks the publisher's shard unless it was found lately. A replica that does not lead asks nobody: the proposal will be refused.
+    pub(super) async fn check_publisher<R: Access, D: Directory>(
+        &self,
+        call: &Call<'_, R, D>,
+        publisher: &PublisherId,
+    ) -> Result<(), Error> {
+        if self.publishers.contains(publisher) || call.replica.status().role != Role::Leader {
+            return Ok(());
+        }
+        if !call.directory.exists(Kind::Publisher, &publisher.0, call.deadline).await? {
+            return Err(Refusal::PublisherNotFound { publisher: publisher.clone() }.into());
+        }
+        self.publishers.insert(publisher.clone());
+        Ok(())
+    }
+}

@@ -1,0 +1,206 @@
+//! What all services share: a request goes in, is checked, finds its replica, and its answer comes back with who gave it.
+//!
+//! Begin with [`Api::call`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tonic::{Request, Response, Status};
+
+use super::channel;
+use super::context::{self, Context};
+use super::facts::Facts;
+use super::forward::{self, Answered, Ask, Attempt, Failed, Failure, Places};
+use super::operation::{Checks, Here, Operation, Resolve};
+use super::layers::Edge;
+use super::refusal;
+use crate::broker::{Broker, Directory, Kind, Unresolved};
+use crate::cluster::Cluster;
+use crate::link::Peers;
+use crate::proto::peer::v1 as peer_proto;
+use crate::replica::Replicas;
+use crate::router::Router;
+use crate::types::{Limits, Name, PeerId, Vertex};
+
+/// What the API works with.
+pub struct Parts {
+    /// The members and their vertices.
+    pub cluster: Cluster,
+    /// The shards of this peer.
+    pub replicas: Replicas,
+    /// The other peers.
+    pub peers: Peers,
+    /// What calls mean.
+    pub broker: Broker,
+    /// What this peer accepts.
+    pub limits: Limits,
+    /// What the process knows of itself.
+    pub facts: Facts,
+}
+
+/// Serves calls. A cheap handle.
+#[derive(Clone)]
+pub struct Api {
+    pub(super) parts: Arc<Parts>,
+    pub(super) router: Arc<Router>,
+    pub(super) edge: Edge,
+}
+
+impl Api {
+    /// An API on these parts.
+    pub fn new(parts: Parts) -> Self {
+        let router = Arc::new(Router::new(parts.cluster.clone()));
+        let edge = Edge::new(&parts.limits, parts.facts.trace_seed);
+        Self { parts: Arc::new(parts), router, edge }
+    }
+
+    /// Waits until no call is worked on.
+    pub async fn drained(&self) {
+        self.edge.drained().await;
+    }
+
+    pub(super) fn cluster(&self) -> &Cluster {
+        &self.parts.cluster
+    }
+
+    pub(super) fn broker(&self) -> &Broker {
+        &self.parts.broker
+    }
+
+    pub(super) fn checks(&self) -> Checks<'_> {
+        Checks { limits: &self.parts.limits, cluster: &self.parts.cluster }
+    }
+
+    /// Serves one call, here or at another peer.
+    pub(super) async fn call<O: Operation>(&self, request: Request<O::Request>) -> Result<Response<O::Response>, Status> {
+        let operation = O::parse(request.get_ref(), self.checks()).map_err(|fault| self.refuse(fault.into_status()))?;
+        let context = Context::read(&request, operation.patience()).map_err(|fault| self.refuse(fault.into_status()))?;
+        let request = request.into_inner();
+        self.respond::<O>(Box::pin(self.run(&operation, &request, &context)).await, &operation)
+    }
+
+    /// Has an operation done by whichever peer can.
+    pub(super) async fn run<O: Operation>(
+        &self,
+        operation: &O,
+        request: &O::Request,
+        context: &Context,
+    ) -> Result<Answered<O::Response>, Failed> {
+        let vertex = operation.vertex(self.cluster());
+        let ask = Ask {
+            vertex,
+            aim: operation.aim(),
+            fate: operation.fate(),
+            deadline: context.deadline,
+            forwarded_by: context.forwarded_by,
+        };
+        let places = Places {
+            this: self.cluster().this(),
+            owner: self.cluster().home(vertex),
+            quorum: self.cluster().quorum(),
+        };
+        let forwarding = Forwarding { api: self, operation, request, context, vertex };
+        forward::run(&self.router, places, &ask, &forwarding).await
+    }
+
+    /// The answer with who gave it.
+    pub(super) fn respond<O: Operation>(
+        &self,
+        result: Result<Answered<O::Response>, Failed>,
+        operation: &O,
+    ) -> Result<Response<O::Response>, Status> {
+        match result {
+            Ok(Answered { mut answer, peer, is_owner_unreached }) => {
+                if is_owner_unreached && let Some(served_by) = self.cluster().vertex_of(peer) {
+                    let owner = operation.vertex(self.cluster());
+                    O::note(&mut answer, format!("cannot reach owner {owner}; served by replica {served_by}"));
+                }
+                let mut response = Response::new(answer);
+                context::tag(response.metadata_mut(), self.cluster(), peer);
+                Ok(response)
+            }
+            Err(failed) => Err(self.fail(failed)),
+        }
+    }
+
+    /// The status with who gave it.
+    pub(super) fn fail(&self, failed: Failed) -> Status {
+        let Failed { mut status, peer } = failed;
+        if let Some(peer) = peer {
+            context::tag(status.metadata_mut(), self.cluster(), peer);
+        }
+        status
+    }
+
+    /// An error of this peer.
+    pub(super) fn refuse(&self, status: Status) -> Status {
+        self.fail(Failed { status, peer: Some(self.cluster().this()) })
+    }
+}
+
+impl std::fmt::Debug for Api {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Api").field("this", &self.cluster().this()).finish_non_exhaustive()
+    }
+}
+
+/// An operation on its way.
+struct Forwarding<'a, O: Operation> {
+    api: &'a Api,
+    operation: &'a O,
+    request: &'a O::Request,
+    context: &'a Context,
+    vertex: Vertex,
+}
+
+impl<O: Operation> Attempt for Forwarding<'_, O> {
+    type Answer = O::Response;
+
+    async fn here(&self) -> Result<O::Response, Failure> {
+        let Some(replica) = self.api.parts.replicas.get(self.vertex) else {
+            return Err(Failure::NotLeader(None));
+        };
+        let here = Here { replica: &replica, directory: self.api, deadline: self.context.deadline };
+        let result = self.operation.serve(self.api, here).await;
+        result.map_err(|error| refusal::failure(error, self.api.cluster().this()))
+    }
+
+    async fn there(&self, peer: PeerId) -> Result<O::Response, Failure> {
+        let who = (&self.api.parts.peers, self.api.cluster().this(), peer);
+        channel::ask(who, O::PATH, self.request.clone(), self.context).await
+    }
+
+    async fn pause(&self, delay: Duration) {
+        let Some(replica) = self.api.parts.replicas.get(self.vertex) else {
+            return tokio::time::sleep(delay).await;
+        };
+        let mut leader = replica.leader();
+        leader.mark_unchanged();
+        let changed = async {
+            if leader.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        // Either way the next round begins.
+        let _ = tokio::time::timeout(delay, changed).await;
+    }
+}
+
+impl Directory for Api {
+    async fn exists(&self, kind: Kind, name: &Name, deadline: Instant) -> Result<bool, Unresolved> {
+        let operation = Resolve { kind, name: name.clone() };
+        let request = peer_proto::ResolveRequest {
+            kind: match kind {
+                Kind::Publisher => peer_proto::NameKind::Publisher.into(),
+                Kind::Subscriber => peer_proto::NameKind::Subscriber.into(),
+            },
+            name: name.to_string(),
+        };
+        let context = Context { deadline, forwarded_by: None, trace_parent: None };
+        match Box::pin(self.run(&operation, &request, &context)).await {
+            Ok(answered) => Ok(answered.answer.exists),
+            Err(failed) => Err(Unresolved { name: name.clone(), source: Arc::new(failed.status) }),
+        }
+    }
+}

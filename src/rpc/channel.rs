@@ -1,0 +1,120 @@
+//! One unary call to another peer, and what its end means for the loop that made it.
+//!
+//! Begin with [`ask`].
+
+use cubecast_sdk::proto::v1::ErrorReason;
+use http::uri::PathAndQuery;
+use prost::Message;
+use tokio::time::Instant;
+use tonic::client::Grpc;
+use tonic::{Code, Status};
+use tonic_prost::ProstCodec;
+use tonic_types::StatusExt;
+
+use super::context::{Context, FORWARDED_BY, TRACE_PARENT};
+use super::forward::Failure;
+use super::status::reason;
+use crate::link::{self, Peers};
+use crate::router::Leader;
+use crate::types::{PeerId, Term};
+
+/// An answer holds at most the messages of one request, with their envelopes.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
+
+/// Forwards a call to a peer.
+///
+/// # Errors
+/// [`Failure`] says whether it may have been done.
+pub async fn ask<Q, A>(
+    (peers, this, peer): (&Peers, PeerId, PeerId),
+    path: &'static str,
+    request: Q,
+    context: &Context,
+) -> Result<A, Failure>
+where
+    Q: Message + 'static,
+    A: Message + Default + 'static,
+{
+    let Some(channel) = peers.channel(peer) else {
+        return Err(Failure::Unreached);
+    };
+    let mut request = peers.request(request);
+    let metadata = request.metadata_mut();
+    metadata.insert(FORWARDED_BY, this.0.into());
+    if let Some(trace_parent) = &context.trace_parent {
+        metadata.insert(TRACE_PARENT, trace_parent.clone());
+    }
+    request.set_timeout(context.deadline.saturating_duration_since(Instant::now()));
+    let mut client = Grpc::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX);
+    if client.ready().await.is_err() {
+        // Nothing was sent.
+        return Err(Failure::Unreached);
+    }
+    let codec = ProstCodec::<Q, A>::default();
+    let call = client.unary(request, PathAndQuery::from_static(path), codec);
+    match tokio::time::timeout_at(context.deadline, call).await {
+        Ok(Ok(answer)) => Ok(answer.into_inner()),
+        Ok(Err(status)) => Err(classify(status)),
+        Err(_) => Err(Failure::Unknown),
+    }
+}
+
+/// What the error of a forwarded call means.
+fn classify(status: Status) -> Failure {
+    match reason(&status) {
+        Some(ErrorReason::NotLeader) => Failure::NotLeader(hint(&status)),
+        Some(ErrorReason::OutcomeUnknown) => Failure::Unknown,
+        Some(
+            ErrorReason::NoLeader
+            | ErrorReason::NoQuorum
+            | ErrorReason::Starting
+            | ErrorReason::ShuttingDown
+            | ErrorReason::StorageFailed,
+        ) => Failure::Elsewhere(status),
+        Some(_) => Failure::Final(status),
+        None if link::is_refused(&status) => Failure::Unreached,
+        // Without a reason the error comes from between: the request may have arrived.
+        None => match status.code() {
+            Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled | Code::DeadlineExceeded => Failure::Unknown,
+            _ => Failure::Final(status),
+        },
+    }
+}
+
+/// The leader that a peer named.
+fn hint(status: &Status) -> Option<Leader> {
+    let info = status.get_details_error_info()?;
+    let peer = info.metadata.get("leader")?.parse().ok()?;
+    let term = info.metadata.get("term")?.parse().ok()?;
+    Some(Leader { peer: PeerId(peer), term: Term(term) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rpc::status::Fault;
+
+    #[test]
+    fn hint_of_a_peer_is_read_back() {
+        let fault = Fault::new(ErrorReason::NotLeader, "no").with("leader", 6).with("term", 3);
+        let Failure::NotLeader(leader) = classify(fault.into_status()) else { panic!("it does not lead") };
+        assert_eq!(leader, Some(Leader { peer: PeerId(6), term: Term(3) }));
+        let fault = Fault::new(ErrorReason::NotLeader, "no");
+        assert!(matches!(classify(fault.into_status()), Failure::NotLeader(None)));
+    }
+
+    #[test]
+    fn broken_connection_leaves_the_fate_unknown() {
+        assert!(matches!(classify(Status::unavailable("reset")), Failure::Unknown));
+        assert!(matches!(classify(Status::cancelled("timeout")), Failure::Unknown));
+        assert!(matches!(classify(Status::unimplemented("older")), Failure::Final(_)));
+    }
+
+    #[test]
+    fn refusal_is_final_and_a_stopping_peer_is_not() {
+        let status = |reason| Fault::new(reason, "x").into_status();
+        assert!(matches!(classify(status(ErrorReason::TopicNotFound)), Failure::Final(_)));
+        assert!(matches!(classify(status(ErrorReason::ShuttingDown)), Failure::Elsewhere(_)));
+        assert!(matches!(classify(status(ErrorReason::OutcomeUnknown)), Failure::Unknown));
+    }
+}

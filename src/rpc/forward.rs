@@ -1,0 +1,290 @@
+//! The loop that brings a call to the replica that can answer it, and its answer back.
+//!
+//! A call is asked of one replica after another until one answers or the deadline comes; between rounds it waits a little for a new
+//! leader. A call that was forwarded here already is answered here or not at all, so no call goes in a circle. A write whose fate is
+//! unknown is repeated only when it is repeatable (G8). Knows no messages: those are behind [`Attempt`]. Begin with [`run`].
+
+use std::future::Future;
+use std::time::Duration;
+
+use cubecast_sdk::proto::v1::ErrorReason;
+use tokio::time::Instant;
+use tonic::Status;
+
+use super::status::Fault;
+use crate::router::{Aim, Leader, Router, Step};
+use crate::types::{PeerId, Vertex};
+
+/// The first wait between two rounds: a leader that was cut off is replaced within a few of these.
+const PAUSE_MIN: Duration = Duration::from_millis(10);
+/// The longest wait: a shard that has no leader for long is not asked more often.
+const PAUSE_MAX: Duration = Duration::from_millis(200);
+/// After so many rounds in which too few replicas could be reached for a majority, nobody waits any longer (G6: at once).
+const UNREACHED_ROUNDS_MAX: u32 = 4;
+
+/// What a call wants of the cluster.
+#[derive(Debug, Clone, Copy)]
+pub struct Ask {
+    /// The shard that answers.
+    pub vertex: Vertex,
+    /// Which of its replicas may.
+    pub aim: Aim,
+    /// Whether doing it twice is as good as doing it once.
+    pub fate: Fate,
+    /// When the caller stops waiting.
+    pub deadline: Instant,
+    /// The peer that forwarded the call to this one.
+    pub forwarded_by: Option<PeerId>,
+}
+
+/// What happens when it is not known whether a call was done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It changes nothing: it is tried again.
+    Read,
+    /// Doing it again changes nothing more: it is tried again.
+    Repeatable,
+    /// It must not be done twice: the caller is told that the fate is unknown.
+    Single,
+}
+
+/// One way to have a call answered.
+pub trait Attempt: Sync {
+    /// What a success gives.
+    type Answer: Send;
+
+    /// This peer's own replica answers.
+    fn here(&self) -> impl Future<Output = Result<Self::Answer, Failure>> + Send;
+
+    /// Another peer answers.
+    fn there(&self, peer: PeerId) -> impl Future<Output = Result<Self::Answer, Failure>> + Send;
+
+    /// Waits so long, or until this peer hears of a new leader.
+    fn pause(&self, delay: Duration) -> impl Future<Output = ()> + Send;
+}
+
+/// Why one attempt gave no answer.
+#[derive(Debug)]
+pub enum Failure {
+    /// An error that no other replica would better.
+    Final(Status),
+    /// The replica does not lead, so it did nothing. It may know who does.
+    NotLeader(Option<Leader>),
+    /// The peer cannot be reached, so nothing was done.
+    Unreached,
+    /// Nothing was done there, but another replica or a later attempt may succeed.
+    Elsewhere(Status),
+    /// It may have been done.
+    Unknown,
+}
+
+/// An answer and the peer that gave it.
+#[derive(Debug)]
+pub struct Answered<A> {
+    /// The answer.
+    pub answer: A,
+    /// Who gave it.
+    pub peer: PeerId,
+    /// The home of the vertex was asked and could not be reached.
+    pub is_owner_unreached: bool,
+}
+
+/// An error and the peer that gave it, when it was one.
+#[derive(Debug)]
+pub struct Failed {
+    /// What the caller is told.
+    pub status: Status,
+    /// Who said so.
+    pub peer: Option<PeerId>,
+}
+
+/// Has a call answered by whichever peer can.
+///
+/// # Errors
+/// [`Failed`] when a replica refuses the call for good, when no majority can be reached, or at the deadline.
+pub async fn run<A: Attempt>(router: &Router, places: Places, ask: &Ask, attempt: &A) -> Result<Answered<A::Answer>, Failed> {
+    if ask.forwarded_by.is_some() {
+        return answer_forwarded(router, places, ask, attempt).await;
+    }
+    let mut search = router.search(ask.vertex, ask.aim);
+    let mut round = Round::new(places, *ask);
+    loop {
+        if Instant::now() >= ask.deadline {
+            return Err(Failed { status: round.timed_out(), peer: None });
+        }
+        let (peer, result) = match search.next() {
+            Step::Here => (places.this, attempt.here().await),
+            Step::Peer(peer) => (peer, attempt.there(peer).await),
+            Step::Wait => {
+                let delay = round.next().map_err(|status| Failed { status, peer: None })?;
+                attempt.pause(delay).await;
+                continue;
+            }
+        };
+        let failure = match result {
+            Ok(answer) => {
+                if ask.aim == Aim::Leader {
+                    router.confirm(ask.vertex, peer);
+                }
+                return Ok(Answered { answer, peer, is_owner_unreached: round.is_owner_unreached });
+            }
+            Err(failure) => failure,
+        };
+        learn(router, ask.vertex, peer, &failure);
+        round.fail(peer, failure).map_err(|status| Failed { status, peer: Some(peer) })?;
+    }
+}
+
+/// Where the call is and where it belongs.
+#[derive(Debug, Clone, Copy)]
+pub struct Places {
+    /// This peer.
+    pub this: PeerId,
+    /// The home of the call's vertex.
+    pub owner: PeerId,
+    /// How many replicas make a majority.
+    pub quorum: usize,
+}
+
+/// A forwarded call is answered by this peer's own replica or refused.
+async fn answer_forwarded<A: Attempt>(
+    router: &Router,
+    places: Places,
+    ask: &Ask,
+    attempt: &A,
+) -> Result<Answered<A::Answer>, Failed> {
+    let status = match attempt.here().await {
+        Ok(answer) => return Ok(Answered { answer, peer: places.this, is_owner_unreached: false }),
+        Err(Failure::Final(status) | Failure::Elsewhere(status)) => status,
+        Err(Failure::NotLeader(leader)) => not_leader(router, ask.vertex, leader),
+        Err(Failure::Unreached) => not_leader(router, ask.vertex, None),
+        Err(Failure::Unknown) => outcome_unknown(ask.vertex),
+    };
+    Err(Failed { status, peer: Some(places.this) })
+}
+
+/// What the router remembers of a failure.
+fn learn(router: &Router, vertex: Vertex, peer: PeerId, failure: &Failure) {
+    match failure {
+        Failure::Final(_) => {}
+        Failure::NotLeader(Some(leader)) if leader.peer != peer => router.learn(vertex, *leader),
+        Failure::NotLeader(_) | Failure::Unreached | Failure::Elsewhere(_) | Failure::Unknown => router.forget(vertex, peer),
+    }
+}
+
+/// What has become of the call so far.
+struct Round {
+    places: Places,
+    ask: Ask,
+    pause: Duration,
+    /// Replicas that answered something in this round.
+    reached: usize,
+    /// Rounds in a row in which fewer replicas than a majority answered.
+    unreached_rounds: u32,
+    /// An attempt ended with its fate unknown.
+    is_unknown: bool,
+    is_owner_unreached: bool,
+    /// What the caller is told if nothing better comes.
+    last: Option<Status>,
+}
+
+impl Round {
+    fn new(places: Places, ask: Ask) -> Self {
+        Self {
+            places,
+            ask,
+            pause: PAUSE_MIN,
+            reached: 0,
+            unreached_rounds: 0,
+            is_unknown: false,
+            is_owner_unreached: false,
+            last: None,
+        }
+    }
+
+    /// Takes note of a failure; an error ends the call.
+    fn fail(&mut self, peer: PeerId, failure: Failure) -> Result<(), Status> {
+        let vertex = self.ask.vertex;
+        match failure {
+            Failure::Final(status) => return Err(status),
+            Failure::NotLeader(_) => {
+                self.reached += 1;
+                self.last = Some(no_leader(vertex));
+            }
+            Failure::Unreached => {
+                self.is_owner_unreached |= peer == self.places.owner;
+                self.last.get_or_insert_with(|| unreachable_peer(vertex, peer));
+            }
+            Failure::Elsewhere(status) => {
+                self.reached += 1;
+                self.last = Some(status);
+            }
+            Failure::Unknown if self.ask.fate == Fate::Single => return Err(outcome_unknown(vertex)),
+            Failure::Unknown => self.is_unknown = true,
+        }
+        Ok(())
+    }
+
+    /// Begins the next round after the time returned; an error ends the call.
+    fn next(&mut self) -> Result<Duration, Status> {
+        let needed = if self.ask.aim == Aim::Leader { self.places.quorum } else { 1 };
+        if self.reached < needed && !self.is_unknown {
+            self.unreached_rounds += 1;
+        } else {
+            self.unreached_rounds = 0;
+        }
+        if self.unreached_rounds >= UNREACHED_ROUNDS_MAX {
+            return Err(no_quorum(self.ask.vertex, needed, self.reached));
+        }
+        self.reached = 0;
+        let left = self.ask.deadline.saturating_duration_since(Instant::now());
+        let delay = self.pause.min(left);
+        self.pause = (self.pause * 2).min(PAUSE_MAX);
+        Ok(delay)
+    }
+
+    /// What the caller is told at the deadline.
+    fn timed_out(&mut self) -> Status {
+        let is_write_lost = self.is_unknown && self.ask.fate != Fate::Read;
+        match self.last.take() {
+            _ if is_write_lost => outcome_unknown(self.ask.vertex),
+            Some(status) => status,
+            None => Fault::new(ErrorReason::DeadlineExceeded, "the deadline has passed before anything was done").into_status(),
+        }
+    }
+}
+
+/// This peer does not lead the shard and may not pass the call on.
+fn not_leader(router: &Router, vertex: Vertex, leader: Option<Leader>) -> Status {
+    let fault = Fault::new(ErrorReason::NotLeader, format!("this peer does not lead shard {vertex}")).with("shard", vertex);
+    match leader {
+        Some(Leader { peer, term }) => {
+            let address = router.cluster().address(peer).unwrap_or_default();
+            fault.with("leader", peer).with("leader_address", address).with("term", term).into_status()
+        }
+        None => fault.into_status(),
+    }
+}
+
+fn no_leader(vertex: Vertex) -> Status {
+    Fault::new(ErrorReason::NoLeader, format!("shard {vertex} has no leader at the moment")).with("shard", vertex).into_status()
+}
+
+fn no_quorum(vertex: Vertex, needed: usize, reachable: usize) -> Status {
+    let text = format!("{reachable} of the {needed} replicas that shard {vertex} needs can be reached");
+    let fault = Fault::new(ErrorReason::NoQuorum, text).with("shard", vertex);
+    fault.with("voters", 2 * needed - 1).with("reachable", reachable).into_status()
+}
+
+fn unreachable_peer(vertex: Vertex, peer: PeerId) -> Status {
+    let fault = Fault::new(ErrorReason::PeerUnreachable, format!("peer {peer} cannot be reached for shard {vertex}"));
+    fault.with("shard", vertex).with("peer", peer).into_status()
+}
+
+fn outcome_unknown(vertex: Vertex) -> Status {
+    let text = format!("the write to shard {vertex} may have happened or may yet happen");
+    Fault::new(ErrorReason::OutcomeUnknown, text).with("shard", vertex).into_status()
+}
+
+#[cfg(test)]
+mod tests;
