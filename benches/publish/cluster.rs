@@ -62,9 +62,9 @@ impl Cluster {
         self.topics.first().map_or("", String::as_str)
     }
 
-    /// One of the publishers.
-    pub fn publisher(&self, number: usize) -> &Publisher {
-        &self.publishers[number % self.publishers.len()]
+    /// So many of the publishers.
+    pub fn publishers(&self, count: usize) -> impl Iterator<Item = &Publisher> {
+        self.publishers.iter().take(count)
     }
 
     /// A client of a peer that has no replica of [`Self::topic`], so it forwards.
@@ -114,7 +114,11 @@ async fn create_publishers(client: &Client, topic: &str) -> anyhow::Result<Vec<P
 async fn distant_peer(client: &Client, topic: &str) -> anyhow::Result<usize> {
     let placement = client.locate_topic(topic).await?.placement;
     let near = placement.replicas.iter().chain([&placement.owner]);
-    let near: Vec<usize> = near.map(|bits| usize::from_str_radix(bits, 2)).collect::<Result<_, _>>()?;
+    let near: Vec<usize> = near
+        .map(|bits| usize::from_str_radix(bits, 2))
+        .collect::<Result<_, _>>()?;
     // In this cluster, peer i is the home of vertex i.
-    (0..PEERS).find(|peer| !near.contains(peer)).context("every peer has a replica")
+    (0..PEERS)
+        .find(|peer| !near.contains(peer))
+        .context("every peer has a replica")
 }

@@ -70,8 +70,10 @@ pub async fn drive<C: Caller>(
     }
     let calls = f64::from(u32::try_from(times.len())?);
     anyhow::ensure!(calls > 0.0, "no call was answered in {:?}", round.measured);
-    let micros = |quantile| Duration::from_nanos(times.value_at_quantile(quantile)).as_secs_f64() * 1e6;
-    let per_call = |after: Duration, before| after.saturating_sub(before).as_secs_f64() * 1e6 / calls;
+    let micros =
+        |quantile| Duration::from_nanos(times.value_at_quantile(quantile)).as_secs_f64() * 1e6;
+    let per_call =
+        |after: Duration, before| after.saturating_sub(before).as_secs_f64() * 1e6 / calls;
     Ok(Sample {
         rate: calls / round.measured.as_secs_f64(),
         p50: micros(0.5),

@@ -46,26 +46,42 @@ fn file_system(folder: &Path) -> Option<String> {
     let above = mounts.lines().filter_map(|line| {
         let mut fields = line.split(' ').skip(1);
         let (at, kind) = (Path::new(fields.next()?), fields.next()?);
-        folder.starts_with(at).then(|| (at.components().count(), kind))
+        folder
+            .starts_with(at)
+            .then(|| (at.components().count(), kind))
     });
-    above.max_by_key(|(depth, _)| *depth).map(|(_, kind)| kind.to_owned())
+    above
+        .max_by_key(|(depth, _)| *depth)
+        .map(|(_, kind)| kind.to_owned())
 }
 
 fn revision() -> Option<String> {
     let git = |arguments: &[&str]| {
-        let output = Command::new("git").args(arguments).current_dir(env!("CARGO_MANIFEST_DIR")).output().ok()?;
-        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+        let output = Command::new("git")
+            .args(arguments)
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .output()
+            .ok()?;
+        output
+            .status
+            .success()
+            .then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
     };
     let revision = git(&["rev-parse", "--short", "HEAD"])?;
     let changed = git(&["status", "--porcelain", "--untracked-files=no"])?;
-    Some(if changed.is_empty() { revision } else { format!("{revision} with changes") })
+    Some(if changed.is_empty() {
+        revision
+    } else {
+        format!("{revision} with changes")
+    })
 }
 
 /// The processor time that these processes have used since they began, together.
 pub fn cpu_time(pids: &[u32]) -> anyhow::Result<Duration> {
     let mut ticks: u32 = 0;
     for pid in pids {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).with_context(|| format!("process {pid} is gone"))?;
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))
+            .with_context(|| format!("process {pid} is gone"))?;
         // The name may hold anything, also spaces and brackets.
         let (_, fields) = stat.rsplit_once(')').context("no name")?;
         for field in fields.split_whitespace().skip(USER_TIME).take(2) {
@@ -77,12 +93,17 @@ pub fn cpu_time(pids: &[u32]) -> anyhow::Result<Duration> {
 
 /// The memory that each process has in use (`VmRSS`).
 pub fn rss_bytes(pids: &[u32]) -> anyhow::Result<Vec<u64>> {
-    pids.iter().map(|pid| rss(*pid).with_context(|| format!("memory of process {pid}"))).collect()
+    pids.iter()
+        .map(|pid| rss(*pid).with_context(|| format!("memory of process {pid}")))
+        .collect()
 }
 
 fn rss(pid: u32) -> anyhow::Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .context("no VmRSS")?;
     let kib: u64 = line.trim().trim_end_matches(" kB").parse()?;
     Ok(kib << 10)
 }

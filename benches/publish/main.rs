@@ -28,7 +28,7 @@ use tokio::time::Instant;
 use bare::BareServer;
 use caller::{AppendFile, Create, Generated, Named, Plain};
 use cluster::Cluster;
-use load::{Round, drive};
+use load::{Round, Sample, drive};
 use report::{Case, Facts, Report};
 
 /// Turns of all cases; what is reported is the median of a case's turns.
@@ -50,10 +50,11 @@ fn main() -> anyhow::Result<()> {
         warm_up: WARM_UP,
         measured: measured()?,
     };
-    let cases = u32::try_from(Case::ALL.len())?;
-    let longest = (round.warm_up + round.measured) * cases * ROUNDS + IDLE + OTHER_WORK_MAX;
+    let cases = Case::wanted()?;
+    let turn = (round.warm_up + round.measured) * u32::try_from(cases.len())?;
+    let longest = turn * ROUNDS + IDLE + OTHER_WORK_MAX;
     tokio::runtime::Runtime::new()?.block_on(async {
-        let run = tokio::time::timeout(longest, Box::pin(run(round)));
+        let run = tokio::time::timeout(longest, Box::pin(run(round, cases)));
         run.await
             .with_context(|| format!("not done after {longest:?}"))?
     })
@@ -72,70 +73,78 @@ fn measured() -> anyhow::Result<Duration> {
 }
 
 /// Starts everything, measures, prints.
-async fn run(round: Round) -> anyhow::Result<()> {
+async fn run(round: Round, cases: Vec<Case>) -> anyhow::Result<()> {
     // Not the system's folder for temporary files, which may be memory: then a sync would cost nothing.
     let place = std::env::var_os("CUBECAST_BENCH_DIR")
         .map_or_else(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")), PathBuf::from);
     let folder = tempfile::tempdir_in(place)?;
-    let bare = BareServer::start().await?;
-    let cluster = Cluster::start(folder.path()).await?;
+    let parties = Parties {
+        bare: BareServer::start().await?,
+        cluster: Cluster::start(folder.path()).await?,
+        growing: AppendFile::growing(&folder.path().join("growing"))?,
+        reserved: AppendFile::reserved(&folder.path().join("reserved"))?,
+    };
+    let cluster = &parties.cluster;
 
     let mut facts = Facts::about(folder.path(), round);
     facts.started_in = cluster.started_in;
-    facts.idle_cpu = idle_cpu(&cluster).await?;
+    facts.idle_cpu = idle_cpu(cluster).await?;
     facts.rss_idle = machine::rss_bytes(&cluster.pids())?;
 
     let mut report = Report::default();
-    let files = [
-        AppendFile::growing(&folder.path().join("growing"))?,
-        AppendFile::reserved(&folder.path().join("reserved"))?,
-    ];
     for turn in 0..ROUNDS {
-        measure(&mut report, round, (&bare, &cluster, &files))
-            .await
-            .with_context(|| format!("in turn {turn}"))?;
+        for case in &cases {
+            let sample = parties.measure(*case, round).await;
+            report.add(
+                *case,
+                sample.with_context(|| format!("{case:?} in turn {turn}"))?,
+            );
+        }
     }
     facts.rss_loaded = machine::rss_bytes(&cluster.pids())?;
-    drop(cluster);
-    drop(bare);
+    drop(parties);
     facts.dev_started_in = dev_start(&folder.path().join("dev")).await?;
     report.print(&facts)
 }
 
-/// One turn of all cases.
-async fn measure(
-    report: &mut Report,
-    round: Round,
-    (bare, cluster, files): (&BareServer, &Cluster, &[AppendFile; 2]),
-) -> anyhow::Result<()> {
-    let (server, peers) = ([bare.pid()?], cluster.pids());
-    let topic = cluster.topic();
+/// Who calls and who answers.
+struct Parties {
+    bare: BareServer,
+    cluster: Cluster,
+    growing: AppendFile,
+    reserved: AppendFile,
+}
 
-    for (case, file) in [Case::AppendGrowing, Case::AppendReserved].into_iter().zip(files) {
-        report.add(case, drive(vec![file.clone()], round, &[]).await?);
+impl Parties {
+    /// One round of one case.
+    async fn measure(&self, case: Case, round: Round) -> anyhow::Result<Sample> {
+        let (cluster, topic) = (&self.cluster, self.cluster.topic());
+        let (server, peers) = ([self.bare.pid()?], cluster.pids());
+        let bare = |count| vec![Generated::new(self.bare.client(), topic); count];
+        let forwarded = |count| vec![Generated::new(cluster.distant(), topic); count];
+        let named = |count| {
+            cluster
+                .publishers(count)
+                .map(|publisher| Named::new(publisher, topic))
+                .collect()
+        };
+        let topics = || cluster.topics().iter().cycle().take(MANY);
+        match case {
+            Case::AppendGrowing => drive(vec![self.growing.clone()], round, &[]).await,
+            Case::AppendReserved => drive(vec![self.reserved.clone()], round, &[]).await,
+            Case::BareOne => drive(bare(1), round, &server).await,
+            Case::BareMany => drive(bare(MANY), round, &server).await,
+            Case::PublishOne => drive(named(1), round, &peers).await,
+            Case::PublishersMany => drive(named(MANY), round, &peers).await,
+            Case::TopicsMany => {
+                let plain = topics().map(|topic| Plain::new(cluster.client(), topic));
+                drive(plain.collect(), round, &peers).await
+            }
+            Case::ForwardOne => drive(forwarded(1), round, &peers).await,
+            Case::ForwardMany => drive(forwarded(MANY), round, &peers).await,
+            Case::CreateTopic => drive(vec![Create::new(cluster.client())], round, &peers).await,
+        }
     }
-
-    let calls = |count| vec![Generated::new(bare.client(), topic); count];
-    report.add(Case::BareOne, drive(calls(1), round, &server).await?);
-    let one = vec![Named::new(cluster.publisher(0), topic)];
-    report.add(Case::PublishOne, drive(one, round, &peers).await?);
-
-    report.add(Case::BareMany, drive(calls(MANY), round, &server).await?);
-    let named = (0..MANY).map(|n| Named::new(cluster.publisher(n), topic));
-    let named = named.collect();
-    report.add(Case::PublishersMany, drive(named, round, &peers).await?);
-    let topics = cluster.topics().iter().cycle().take(MANY);
-    let plain = topics.map(|topic| Plain::new(cluster.client(), topic));
-    let plain = plain.collect();
-    report.add(Case::TopicsMany, drive(plain, round, &peers).await?);
-
-    let calls = |count| vec![Generated::new(cluster.distant(), topic); count];
-    report.add(Case::ForwardOne, drive(calls(1), round, &peers).await?);
-    report.add(Case::ForwardMany, drive(calls(MANY), round, &peers).await?);
-
-    let create = vec![Create::new(cluster.client())];
-    report.add(Case::CreateTopic, drive(create, round, &peers).await?);
-    Ok(())
 }
 
 /// The part of one core that all peers together use while nobody calls them.
