@@ -11,8 +11,14 @@ const PUBLIC: (&str, &str) = (".cubecast.v1", "::cubecast_sdk::proto::v1");
 
 /// Messages of the public API that the server reads and writes without decoding the messages within.
 const OPAQUE: [(&str, &str); 2] = [
-    (".cubecast.v1.PublishRequest", "crate::rpc::wire::PublishRequest"),
-    (".cubecast.v1.PullResponse", "crate::rpc::wire::PullResponse"),
+    (
+        ".cubecast.v1.PublishRequest",
+        "crate::rpc::wire::PublishRequest",
+    ),
+    (
+        ".cubecast.v1.PullResponse",
+        "crate::rpc::wire::PullResponse",
+    ),
 ];
 
 fn main() -> anyhow::Result<()> {
@@ -27,7 +33,9 @@ fn public(out: &Path) -> anyhow::Result<()> {
     let set = descriptors("proto/cubecast/v1")?;
     std::fs::write(out.join("public.bin"), set.encode_to_vec())?;
     let folder = sub_folder(out, "public")?;
-    let mut builder = tonic_prost_build::configure().build_client(false).out_dir(folder);
+    let mut builder = tonic_prost_build::configure()
+        .build_client(false)
+        .out_dir(folder);
     for (proto, rust) in OPAQUE {
         builder = builder.extern_path(proto, rust);
     }
@@ -40,7 +48,11 @@ fn peer(out: &Path) -> anyhow::Result<()> {
     let mut set = descriptors("proto/cubecast/peer/v1")?;
     set.file.retain(|file| file.package() == "cubecast.peer.v1");
     let folder = sub_folder(out, "peer")?;
-    tonic_prost_build::configure().bytes(".").extern_path(PUBLIC.0, PUBLIC.1).out_dir(folder).compile_fds(set)?;
+    tonic_prost_build::configure()
+        .bytes(".")
+        .extern_path(PUBLIC.0, PUBLIC.1)
+        .out_dir(folder)
+        .compile_fds(set)?;
     Ok(())
 }
 
@@ -49,7 +61,10 @@ fn descriptors(folder: &str) -> anyhow::Result<FileDescriptorSet> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder).with_context(|| format!("cannot read {folder}"))? {
         let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "proto") {
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "proto")
+        {
             files.push(path);
         }
     }

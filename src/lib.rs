@@ -35,5 +35,7 @@ pub mod config;
 
 pub mod node;
 
+pub mod cli;
+
 #[cfg(feature = "testing")]
 pub mod testing;

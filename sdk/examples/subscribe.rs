@@ -2,6 +2,12 @@
 //!
 //! `cargo run -p cubecast-sdk --example subscribe -- http://127.0.0.1:8000`
 
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "an example shows what it does"
+)]
+
 use cubecast_sdk::{Client, Error, PullOptions, Start};
 use futures::StreamExt;
 

@@ -244,16 +244,16 @@ pub(crate) async fn drive(lane: Arc<Lane>, client: Client, publisher: Arc<str>) 
                 for item in items {
                     let alone = std::slice::from_ref(&item);
                     let result = publish(&lane, &client, &publisher, alone).await;
-                    answer(vec![item], result);
+                    answer(vec![item], &result);
                 }
             }
-            result => answer(items, result),
+            result => answer(items, &result),
         }
     }
 }
 
 /// Gives each publish its share of the result.
-fn answer(items: Vec<Item>, result: Result<Published, Error>) {
+fn answer(items: Vec<Item>, result: &Result<Published, Error>) {
     let mut skip = 0;
     for item in items {
         let share = result
@@ -394,7 +394,7 @@ mod tests {
             .await
             .is_err()
         );
-        answer(lane.take(), Err(Error::Answer { field: "x" }));
+        answer(lane.take(), &Err(Error::Answer { field: "x" }));
         assert!(matches!(waiting.answer().await, Err(Error::Answer { .. })));
         assert!(
             enter(&room, run, AckLevel::Quorum, Duration::from_millis(5))
@@ -413,7 +413,7 @@ mod tests {
             message_count: 3,
             ..v1::PublishResponse::default()
         });
-        answer(lane.take(), Ok(whole));
+        answer(lane.take(), &Ok(whole));
         assert_eq!(first.answer().await.unwrap().first_offset, 7);
         assert_eq!(second.answer().await.unwrap().first_offset, 9);
     }

@@ -384,6 +384,10 @@ impl Subscription {
     /// # Ok(())
     /// # }
     /// ```
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "options are given away, as to `pull`"
+    )]
     pub fn messages(&self, options: PullOptions) -> BoxStream<'static, Result<Received, Error>> {
         let options = PullOptions {
             wait: options.wait.or(Some(STREAM_WAIT)),

@@ -21,13 +21,25 @@ pub trait Access: Clone + Send + Sync + 'static {
     fn shard(&self) -> Vertex;
 
     /// See [`Replica::propose`].
-    fn propose(&self, command: Command, deadline: Instant) -> impl Future<Output = Result<Proposed, Error>> + Send;
+    fn propose(
+        &self,
+        command: Command,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<Proposed, Error>> + Send;
 
     /// See [`Replica::read`].
-    fn read(&self, consistency: Consistency, deadline: Instant) -> impl Future<Output = Result<Read, Error>> + Send;
+    fn read(
+        &self,
+        consistency: Consistency,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<Read, Error>> + Send;
 
     /// See [`Replica::stored_by_all`].
-    fn stored_by_all(&self, position: LogPosition, deadline: Instant) -> impl Future<Output = Vec<PeerId>> + Send;
+    fn stored_by_all(
+        &self,
+        position: LogPosition,
+        deadline: Instant,
+    ) -> impl Future<Output = Vec<PeerId>> + Send;
 
     /// See [`Replica::subscribe_topic`].
     fn subscribe_topic(&self, topic: &TopicName) -> Self::Watch;
@@ -45,7 +57,12 @@ pub trait Watch: Send {
 /// Knows which publishers and subscribers there are, whichever shard they live in.
 pub trait Directory: Sync {
     /// Whether a publisher or a subscriber of this name exists.
-    fn exists(&self, kind: Kind, name: &Name, deadline: Instant) -> impl Future<Output = Result<bool, Unresolved>> + Send;
+    fn exists(
+        &self,
+        kind: Kind,
+        name: &Name,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<bool, Unresolved>> + Send;
 }
 
 /// Another shard could not be asked.

@@ -27,11 +27,25 @@ impl Broker {
     ) -> Result<Timestamp, Error> {
         let at = self.now();
         let command = match kind {
-            Kind::Publisher => Command::CreatePublisher { publisher: PublisherId(name.clone()), request_id, at },
-            Kind::Subscriber => Command::CreateSubscriber { subscriber: SubscriberId(name.clone()), request_id, at },
+            Kind::Publisher => Command::CreatePublisher {
+                publisher: PublisherId(name.clone()),
+                request_id,
+                at,
+            },
+            Kind::Subscriber => Command::CreateSubscriber {
+                subscriber: SubscriberId(name.clone()),
+                request_id,
+                at,
+            },
         };
-        match call.replica.propose(command, call.deadline).await?.outcome? {
-            Response::PublisherCreated { created, .. } | Response::SubscriberCreated { created, .. } => Ok(created),
+        match call
+            .replica
+            .propose(command, call.deadline)
+            .await?
+            .outcome?
+        {
+            Response::PublisherCreated { created, .. }
+            | Response::SubscriberCreated { created, .. } => Ok(created),
             other => misfit(call.replica.shard(), &other),
         }
     }
@@ -49,11 +63,20 @@ impl Broker {
         let command = match kind {
             Kind::Publisher => {
                 self.publishers.remove(&PublisherId(name.clone()));
-                Command::DeletePublisher { publisher: PublisherId(name.clone()) }
+                Command::DeletePublisher {
+                    publisher: PublisherId(name.clone()),
+                }
             }
-            Kind::Subscriber => Command::DeleteSubscriber { subscriber: SubscriberId(name.clone()) },
+            Kind::Subscriber => Command::DeleteSubscriber {
+                subscriber: SubscriberId(name.clone()),
+            },
         };
-        match call.replica.propose(command, call.deadline).await?.outcome? {
+        match call
+            .replica
+            .propose(command, call.deadline)
+            .await?
+            .outcome?
+        {
             Response::PublisherDeleted | Response::SubscriberDeleted => Ok(()),
             other => misfit(call.replica.shard(), &other),
         }
@@ -63,8 +86,16 @@ impl Broker {
     ///
     /// # Errors
     /// [`Error::Replica`] when this replica does not lead.
-    pub async fn resolve<R: Access, D>(&self, call: &Call<'_, R, D>, kind: Kind, name: &Name) -> Result<bool, Error> {
-        let read = call.replica.read(Consistency::Leader, call.deadline).await?;
+    pub async fn resolve<R: Access, D>(
+        &self,
+        call: &Call<'_, R, D>,
+        kind: Kind,
+        name: &Name,
+    ) -> Result<bool, Error> {
+        let read = call
+            .replica
+            .read(Consistency::Leader, call.deadline)
+            .await?;
         let identity = match kind {
             Kind::Publisher => read.view.publisher(&PublisherId(name.clone())),
             Kind::Subscriber => read.view.subscriber(&SubscriberId(name.clone())),

@@ -23,7 +23,9 @@ impl Known {
     /// Whether it was found lately.
     pub(super) fn contains(&self, publisher: &PublisherId) -> bool {
         let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-        found.get(publisher).is_some_and(|at| at.elapsed() < AGE_MAX)
+        found
+            .get(publisher)
+            .is_some_and(|at| at.elapsed() < AGE_MAX)
     }
 
     /// It was found now.
@@ -40,7 +42,10 @@ impl Known {
 
     /// It was deleted.
     pub(super) fn remove(&self, publisher: &PublisherId) {
-        self.found.lock().unwrap_or_else(PoisonError::into_inner).remove(publisher);
+        self.found
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(publisher);
     }
 }
 

@@ -53,13 +53,22 @@ impl Broker {
         asked: TopicsAsked,
         limit: usize,
     ) -> Result<Page<TopicRow, Name>, Error> {
-        let read = call.replica.read(Consistency::Leader, call.deadline).await?;
+        let read = call
+            .replica
+            .read(Consistency::Leader, call.deadline)
+            .await?;
         let query = move || {
-            let filter = TopicFilter { prefix: &asked.prefix, creator: asked.creator.as_ref() };
+            let filter = TopicFilter {
+                prefix: &asked.prefix,
+                creator: asked.creator.as_ref(),
+            };
             read.view.topics(filter, asked.after.as_ref(), limit)
         };
         let entries = look(call.replica.shard(), query).await?;
-        let resume = entries.last().filter(|_| entries.len() == limit).map(|topic| topic.name.0.clone());
+        let resume = entries
+            .last()
+            .filter(|_| entries.len() == limit)
+            .map(|topic| topic.name.0.clone());
         Ok(Page { entries, resume })
     }
 
@@ -74,13 +83,22 @@ impl Broker {
         after: Option<Name>,
         limit: usize,
     ) -> Result<Page<(Name, Timestamp), Name>, Error> {
-        let read = call.replica.read(Consistency::Leader, call.deadline).await?;
+        let read = call
+            .replica
+            .read(Consistency::Leader, call.deadline)
+            .await?;
         let after = after.max(before_prefix(&prefix));
-        let mut entries = look(call.replica.shard(), move || identities(&read.view, kind, after, limit)).await?;
+        let mut entries = look(call.replica.shard(), move || {
+            identities(&read.view, kind, after, limit)
+        })
+        .await?;
         let is_full = entries.len() == limit;
         entries.retain(|(name, _)| name.as_str().starts_with(&prefix));
         // What does not begin so comes after all that do.
-        let resume = entries.last().filter(|_| is_full && entries.len() == limit).map(|(name, _)| name.clone());
+        let resume = entries
+            .last()
+            .filter(|_| is_full && entries.len() == limit)
+            .map(|(name, _)| name.clone());
         Ok(Page { entries, resume })
     }
 
@@ -95,7 +113,10 @@ impl Broker {
         limit: usize,
     ) -> Result<Page<(Subscription, Offset), SubscriptionPlace>, Error> {
         let shard = call.replica.shard();
-        let read = call.replica.read(Consistency::Leader, call.deadline).await?;
+        let read = call
+            .replica
+            .read(Consistency::Leader, call.deadline)
+            .await?;
         let view = read.view.clone();
         let found = look(shard, move || subscriptions(&view, &asked, limit)).await?;
         let resume = found.last().filter(|_| found.len() == limit);
@@ -104,7 +125,8 @@ impl Broker {
         for subscription in found {
             let head = match entries.last() {
                 Some((last, head)) if last.topic == subscription.topic => *head,
-                _ => rows(shard, read.view.topic(&subscription.topic))?.map_or(subscription.cursor, |row| row.next_offset),
+                _ => rows(shard, read.view.topic(&subscription.topic))?
+                    .map_or(subscription.cursor, |row| row.next_offset),
             };
             entries.push((subscription, head));
         }
@@ -112,22 +134,43 @@ impl Broker {
     }
 }
 
-fn identities(view: &View, kind: Kind, after: Option<Name>, limit: usize) -> Result<Vec<(Name, Timestamp)>, shard::Error> {
+fn identities(
+    view: &View,
+    kind: Kind,
+    after: Option<Name>,
+    limit: usize,
+) -> Result<Vec<(Name, Timestamp)>, shard::Error> {
     match kind {
         Kind::Publisher => {
             let found = view.publishers(after.map(PublisherId).as_ref(), limit)?;
-            Ok(found.into_iter().map(|(id, identity)| (id.0, identity.created)).collect())
+            Ok(found
+                .into_iter()
+                .map(|(id, identity)| (id.0, identity.created))
+                .collect())
         }
         Kind::Subscriber => {
             let found = view.subscribers(after.map(SubscriberId).as_ref(), limit)?;
-            Ok(found.into_iter().map(|(id, identity)| (id.0, identity.created)).collect())
+            Ok(found
+                .into_iter()
+                .map(|(id, identity)| (id.0, identity.created))
+                .collect())
         }
     }
 }
 
-fn subscriptions(view: &View, asked: &SubscriptionsAsked, limit: usize) -> Result<Vec<Subscription>, shard::Error> {
+fn subscriptions(
+    view: &View,
+    asked: &SubscriptionsAsked,
+    limit: usize,
+) -> Result<Vec<Subscription>, shard::Error> {
     match (&asked.topic, &asked.subscriber) {
-        (Some(topic), subscriber) => on_topic(view, topic, subscriber.as_ref(), asked.after.as_ref(), limit),
+        (Some(topic), subscriber) => on_topic(
+            view,
+            topic,
+            subscriber.as_ref(),
+            asked.after.as_ref(),
+            limit,
+        ),
         (None, Some(subscriber)) => {
             let after = asked.after.as_ref().map(|(topic, _)| topic);
             view.subscriptions_of_subscriber(subscriber, after, limit)
@@ -143,8 +186,12 @@ fn on_topic(
     after: Option<&SubscriptionPlace>,
     limit: usize,
 ) -> Result<Vec<Subscription>, shard::Error> {
-    let Some(row) = view.topic(topic)? else { return Ok(Vec::new()) };
-    let after = after.filter(|(last, _)| last == topic).map(|(_, subscriber)| subscriber);
+    let Some(row) = view.topic(topic)? else {
+        return Ok(Vec::new());
+    };
+    let after = after
+        .filter(|(last, _)| last == topic)
+        .map(|(_, subscriber)| subscriber);
     match subscriber {
         Some(subscriber) if after.is_some_and(|after| after >= subscriber) => Ok(Vec::new()),
         Some(subscriber) => Ok(view.subscription(&row, subscriber)?.into_iter().collect()),
@@ -153,7 +200,11 @@ fn on_topic(
 }
 
 /// All subscriptions: those on the topic where the page before ended, then those on the topics after it.
-fn on_all(view: &View, after: Option<&SubscriptionPlace>, limit: usize) -> Result<Vec<Subscription>, shard::Error> {
+fn on_all(
+    view: &View,
+    after: Option<&SubscriptionPlace>,
+    limit: usize,
+) -> Result<Vec<Subscription>, shard::Error> {
     let mut found = match after {
         Some((topic, _)) => on_topic(view, topic, None, after, limit)?,
         None => Vec::new(),

@@ -60,7 +60,10 @@ pub struct Call<'a, R, D> {
 impl Broker {
     /// A broker.
     pub fn new(options: Options) -> Self {
-        Self { clock: options.clock, publishers: Known::default() }
+        Self {
+            clock: options.clock,
+            publishers: Known::default(),
+        }
     }
 
     fn now(&self) -> Timestamp {
@@ -85,7 +88,10 @@ pub struct Freshness {
 
 impl From<&replica::Read> for Freshness {
     fn from(read: &replica::Read) -> Self {
-        Self { is_leader: read.is_leader, lag: read.lag }
+        Self {
+            is_leader: read.is_leader,
+            lag: read.lag,
+        }
     }
 }
 
@@ -113,7 +119,9 @@ pub enum Error {
         topic: TopicName,
     },
     /// Others moved the cursor each time.
-    #[error("the cursor of subscriber {subscriber} on topic {topic} was moved by others {attempts} times")]
+    #[error(
+        "the cursor of subscriber {subscriber} on topic {topic} was moved by others {attempts} times"
+    )]
     CursorContended {
         /// The topic.
         topic: TopicName,
@@ -137,7 +145,10 @@ pub enum Error {
 
 /// The answer to another command came.
 fn misfit<T>(shard: Vertex, response: &Response) -> Result<T, Error> {
-    Err(Error::Defect { shard, what: format!("{response:?}") })
+    Err(Error::Defect {
+        shard,
+        what: format!("{response:?}"),
+    })
 }
 
 /// Reads rows on a thread that may block.
@@ -147,13 +158,19 @@ async fn look<T: Send + 'static>(
 ) -> Result<T, Error> {
     match tokio::task::spawn_blocking(query).await {
         Ok(result) => rows(shard, result),
-        Err(error) => Err(Error::Defect { shard, what: error.to_string() }),
+        Err(error) => Err(Error::Defect {
+            shard,
+            what: error.to_string(),
+        }),
     }
 }
 
 /// The result of a read of one row, which is quick enough for any thread: it lies in memory, but for the first time after a start.
 fn rows<T>(shard: Vertex, result: Result<T, shard::Error>) -> Result<T, Error> {
-    result.map_err(|source| Error::Rows { shard, source: Arc::new(source) })
+    result.map_err(|source| Error::Rows {
+        shard,
+        source: Arc::new(source),
+    })
 }
 
 #[cfg(test)]

@@ -70,21 +70,42 @@ impl Broker {
         };
         let proposed = call.replica.propose(command, call.deadline).await?;
         let (first_offset, count, append_time, is_duplicate) = match proposed.outcome? {
-            Response::Appended { first_offset, count, append_time, is_duplicate, .. } => {
-                (first_offset, count, append_time, is_duplicate)
-            }
+            Response::Appended {
+                first_offset,
+                count,
+                append_time,
+                is_duplicate,
+                ..
+            } => (first_offset, count, append_time, is_duplicate),
             other => return misfit(call.replica.shard(), &other),
         };
         let (stored_by, reached) = match publish.acks {
             AckLevel::Owner | AckLevel::Quorum => (proposed.stored_by, AckLevel::Quorum),
             AckLevel::All => {
                 // An entry's position covers all before it, so this is right for a duplicate too.
-                let stored_by = call.replica.stored_by_all(proposed.position, call.deadline).await;
+                let stored_by = call
+                    .replica
+                    .stored_by_all(proposed.position, call.deadline)
+                    .await;
                 let is_everywhere = stored_by.len() >= call.replica.status().replicas.len();
-                (stored_by, if is_everywhere { AckLevel::All } else { AckLevel::Quorum })
+                (
+                    stored_by,
+                    if is_everywhere {
+                        AckLevel::All
+                    } else {
+                        AckLevel::Quorum
+                    },
+                )
             }
         };
-        Ok(Published { first_offset, count, append_time, is_duplicate, stored_by, reached })
+        Ok(Published {
+            first_offset,
+            count,
+            append_time,
+            is_duplicate,
+            stored_by,
+            reached,
+        })
     }
 
     /// Asks the publisher's shard unless it was found lately. A replica that does not lead asks nobody: the proposal will be refused.
@@ -96,8 +117,15 @@ impl Broker {
         if self.publishers.contains(publisher) || call.replica.status().role != Role::Leader {
             return Ok(());
         }
-        if !call.directory.exists(Kind::Publisher, &publisher.0, call.deadline).await? {
-            return Err(Refusal::PublisherNotFound { publisher: publisher.clone() }.into());
+        if !call
+            .directory
+            .exists(Kind::Publisher, &publisher.0, call.deadline)
+            .await?
+        {
+            return Err(Refusal::PublisherNotFound {
+                publisher: publisher.clone(),
+            }
+            .into());
         }
         self.publishers.insert(publisher.clone());
         Ok(())

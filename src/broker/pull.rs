@@ -72,9 +72,14 @@ impl Broker {
     /// # Errors
     /// [`Error::Refused`] for an unknown topic or subscription or a wrong `acknowledge_to`; [`Error::TopicDeleted`] when that happens while
     /// waiting; [`Error::CursorContended`] when others keep moving the cursor.
-    pub async fn pull<R: Access, D>(&self, call: &Call<'_, R, D>, pull: &Pull) -> Result<Pulled, Error> {
+    pub async fn pull<R: Access, D>(
+        &self,
+        call: &Call<'_, R, D>,
+        pull: &Pull,
+    ) -> Result<Pulled, Error> {
         if let Some(next_offset) = pull.acknowledge_to {
-            self.acknowledge(call, &pull.topic, &pull.subscriber, next_offset).await?;
+            self.acknowledge(call, &pull.topic, &pull.subscriber, next_offset)
+                .await?;
         }
         let wait_until = call.deadline.min(Instant::now() + pull.wait);
         let mut seen: Option<TopicId> = None;
@@ -103,25 +108,44 @@ impl Broker {
             attempts += 1;
             if attempts == CURSOR_ATTEMPTS_MAX {
                 let (topic, subscriber) = (pull.topic.clone(), pull.subscriber.clone());
-                return Err(Error::CursorContended { topic, subscriber, attempts });
+                return Err(Error::CursorContended {
+                    topic,
+                    subscriber,
+                    attempts,
+                });
             }
         }
     }
 }
 
 /// The rows of the topic and the cursor. `seen` is the life of the topic that the call began with.
-fn find<R: Access>(replica: &R, read: &Read, pull: &Pull, seen: Option<TopicId>) -> Result<Place, Error> {
+fn find<R: Access>(
+    replica: &R,
+    read: &Read,
+    pull: &Pull,
+    seen: Option<TopicId>,
+) -> Result<Place, Error> {
     let shard = replica.shard();
     let topic = rows(shard, read.view.topic(&pull.topic))?;
-    let deleted = || Error::TopicDeleted { topic: pull.topic.clone() };
+    let deleted = || Error::TopicDeleted {
+        topic: pull.topic.clone(),
+    };
     let topic = match (topic, seen) {
         (Some(topic), None) => topic,
         (Some(topic), Some(seen)) if topic.id == seen => topic,
         (_, Some(_)) => return Err(deleted()),
-        (None, None) => return Err(Refusal::TopicNotFound { topic: pull.topic.clone() }.into()),
+        (None, None) => {
+            return Err(Refusal::TopicNotFound {
+                topic: pull.topic.clone(),
+            }
+            .into());
+        }
     };
     match rows(shard, read.view.subscription(&topic, &pull.subscriber))? {
-        Some(subscription) => Ok(Place { topic, subscription }),
+        Some(subscription) => Ok(Place {
+            topic,
+            subscription,
+        }),
         None => {
             let (topic, subscriber) = (pull.topic.clone(), pull.subscriber.clone());
             Err(Refusal::SubscriptionNotFound { topic, subscriber }.into())
@@ -130,27 +154,47 @@ fn find<R: Access>(replica: &R, read: &Read, pull: &Pull, seen: Option<TopicId>)
 }
 
 /// The messages from the cursor on.
-async fn gather<R: Access>(replica: &R, read: &Read, pull: &Pull, place: Place) -> Result<Pulled, Error> {
-    let Place { topic, subscription } = place;
+async fn gather<R: Access>(
+    replica: &R,
+    read: &Read,
+    pull: &Pull,
+    place: Place,
+) -> Result<Pulled, Error> {
+    let Place {
+        topic,
+        subscription,
+    } = place;
     let (cursor, head_offset) = (subscription.cursor, topic.next_offset);
     let from = cursor.max(topic.first_offset);
     // A cursor beyond the end was moved after the topic's row was read: nothing is new for it yet.
     let batches = if from < head_offset {
         let (view, count_max, bytes_max) = (read.view.clone(), pull.count_max, pull.bytes_max);
-        look(replica.shard(), move || view.batches(&topic, from, count_max, bytes_max)).await?
+        look(replica.shard(), move || {
+            view.batches(&topic, from, count_max, bytes_max)
+        })
+        .await?
     } else {
         Vec::new()
     };
     let batches = trim(batches, pull.bytes_max);
     let next_offset = batches.last().map_or(cursor, StoredBatch::next_offset);
-    Ok(Pulled { batches, next_offset, cursor, head_offset, freshness: Freshness::from(read) })
+    Ok(Pulled {
+        batches,
+        next_offset,
+        cursor,
+        head_offset,
+        freshness: Freshness::from(read),
+    })
 }
 
 /// Cuts the batches so that they and their envelopes fit, but leaves at least one: many small batches have more envelope than payload.
 fn trim(mut batches: Vec<StoredBatch>, bytes_max: ByteCount) -> Vec<StoredBatch> {
     let mut bytes = 0;
     let fitting = batches.iter().take_while(|stored| {
-        let publisher = stored.origin.as_ref().map_or(0, |(publisher, ..)| publisher.as_str().len());
+        let publisher = stored
+            .origin
+            .as_ref()
+            .map_or(0, |(publisher, ..)| publisher.as_str().len());
         bytes += stored.batch.payload().len() + publisher + ENVELOPE_BYTES;
         bytes as u64 <= bytes_max.0
     });
@@ -160,7 +204,11 @@ fn trim(mut batches: Vec<StoredBatch>, bytes_max: ByteCount) -> Vec<StoredBatch>
 }
 
 /// Moves the cursor behind the messages, if it is still where it was. `None`: others have moved it.
-async fn advance<R: Access, D>(call: &Call<'_, R, D>, pull: &Pull, mut pulled: Pulled) -> Result<Option<Pulled>, Error> {
+async fn advance<R: Access, D>(
+    call: &Call<'_, R, D>,
+    pull: &Pull,
+    mut pulled: Pulled,
+) -> Result<Option<Pulled>, Error> {
     let command = Command::Acknowledge {
         topic: pull.topic.clone(),
         subscriber: pull.subscriber.clone(),

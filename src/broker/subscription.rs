@@ -31,19 +31,45 @@ impl Broker {
         start: Start,
     ) -> Result<Subscribed, Error> {
         // A replica that does not lead says so before anybody is asked.
-        let read = call.replica.read(Consistency::Leader, call.deadline).await?;
-        if !call.directory.exists(Kind::Subscriber, &subscriber.0, call.deadline).await? {
-            return Err(Refusal::SubscriberNotFound { subscriber: subscriber.clone() }.into());
+        let read = call
+            .replica
+            .read(Consistency::Leader, call.deadline)
+            .await?;
+        if !call
+            .directory
+            .exists(Kind::Subscriber, &subscriber.0, call.deadline)
+            .await?
+        {
+            return Err(Refusal::SubscriberNotFound {
+                subscriber: subscriber.clone(),
+            }
+            .into());
         }
-        let command =
-            Command::Subscribe { topic: topic.clone(), subscriber: subscriber.clone(), start, at: self.now() };
-        let (subscription, is_new) = match call.replica.propose(command, call.deadline).await?.outcome? {
-            Response::Subscribed { subscription, is_new } => (subscription, is_new),
+        let command = Command::Subscribe {
+            topic: topic.clone(),
+            subscriber: subscriber.clone(),
+            start,
+            at: self.now(),
+        };
+        let (subscription, is_new) = match call
+            .replica
+            .propose(command, call.deadline)
+            .await?
+            .outcome?
+        {
+            Response::Subscribed {
+                subscription,
+                is_new,
+            } => (subscription, is_new),
             other => return misfit(call.replica.shard(), &other),
         };
         let row = rows(call.replica.shard(), read.view.topic(topic))?;
         let head_offset = row.map_or(subscription.cursor, |row| row.next_offset);
-        Ok(Subscribed { subscription, is_existing: !is_new, head_offset })
+        Ok(Subscribed {
+            subscription,
+            is_existing: !is_new,
+            head_offset,
+        })
     }
 
     /// Removes a subscription with its cursor.
@@ -56,8 +82,16 @@ impl Broker {
         topic: &TopicName,
         subscriber: &SubscriberId,
     ) -> Result<(), Error> {
-        let command = Command::Unsubscribe { topic: topic.clone(), subscriber: subscriber.clone() };
-        match call.replica.propose(command, call.deadline).await?.outcome? {
+        let command = Command::Unsubscribe {
+            topic: topic.clone(),
+            subscriber: subscriber.clone(),
+        };
+        match call
+            .replica
+            .propose(command, call.deadline)
+            .await?
+            .outcome?
+        {
             Response::Unsubscribed => Ok(()),
             other => misfit(call.replica.shard(), &other),
         }
@@ -75,8 +109,18 @@ impl Broker {
         next_offset: Offset,
     ) -> Result<Offset, Error> {
         let (topic, subscriber) = (topic.clone(), subscriber.clone());
-        let command = Command::Acknowledge { topic, subscriber, next_offset, expected: None };
-        match call.replica.propose(command, call.deadline).await?.outcome? {
+        let command = Command::Acknowledge {
+            topic,
+            subscriber,
+            next_offset,
+            expected: None,
+        };
+        match call
+            .replica
+            .propose(command, call.deadline)
+            .await?
+            .outcome?
+        {
             Response::Acknowledged { cursor } => Ok(cursor),
             other => misfit(call.replica.shard(), &other),
         }
@@ -93,8 +137,17 @@ impl Broker {
         subscriber: &SubscriberId,
         to: Start,
     ) -> Result<Offset, Error> {
-        let command = Command::Seek { topic: topic.clone(), subscriber: subscriber.clone(), to };
-        match call.replica.propose(command, call.deadline).await?.outcome? {
+        let command = Command::Seek {
+            topic: topic.clone(),
+            subscriber: subscriber.clone(),
+            to,
+        };
+        match call
+            .replica
+            .propose(command, call.deadline)
+            .await?
+            .outcome?
+        {
             Response::Sought { cursor } => Ok(cursor),
             other => misfit(call.replica.shard(), &other),
         }
@@ -112,16 +165,27 @@ impl Broker {
         let mut removed = 0;
         let mut after: Option<TopicName> = None;
         loop {
-            let read = call.replica.read(Consistency::Leader, call.deadline).await?;
+            let read = call
+                .replica
+                .read(Consistency::Leader, call.deadline)
+                .await?;
             let (view, whose, from) = (read.view, subscriber.clone(), after.take());
-            let query = move || view.subscriptions_of_subscriber(&whose, from.as_ref(), REMOVE_COUNT);
+            let query =
+                move || view.subscriptions_of_subscriber(&whose, from.as_ref(), REMOVE_COUNT);
             let found = look(call.replica.shard(), query).await?;
-            let Some(last) = found.last() else { return Ok(removed) };
+            let Some(last) = found.last() else {
+                return Ok(removed);
+            };
             after = Some(last.topic.clone());
             for subscription in &found {
-                match self.unsubscribe(call, &subscription.topic, subscriber).await {
+                match self
+                    .unsubscribe(call, &subscription.topic, subscriber)
+                    .await
+                {
                     Ok(()) => removed += 1,
-                    Err(Error::Refused(Refusal::TopicNotFound { .. } | Refusal::SubscriptionNotFound { .. })) => {}
+                    Err(Error::Refused(
+                        Refusal::TopicNotFound { .. } | Refusal::SubscriptionNotFound { .. },
+                    )) => {}
                     Err(error) => return Err(error),
                 }
             }

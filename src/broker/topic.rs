@@ -50,9 +50,23 @@ impl Broker {
         if let Some(creator) = &create.creator {
             self.check_publisher(call, creator).await?;
         }
-        let CreateTopic { topic, creator, request_id } = create.clone();
-        let command = Command::CreateTopic { topic, creator, request_id, at: self.now() };
-        match call.replica.propose(command, call.deadline).await?.outcome? {
+        let CreateTopic {
+            topic,
+            creator,
+            request_id,
+        } = create.clone();
+        let command = Command::CreateTopic {
+            topic,
+            creator,
+            request_id,
+            at: self.now(),
+        };
+        match call
+            .replica
+            .propose(command, call.deadline)
+            .await?
+            .outcome?
+        {
             Response::TopicCreated { topic, .. } => Ok(topic),
             other => misfit(call.replica.shard(), &other),
         }
@@ -62,9 +76,20 @@ impl Broker {
     ///
     /// # Errors
     /// [`Error::Refused`] when there is no such topic.
-    pub async fn delete_topic<R: Access, D>(&self, call: &Call<'_, R, D>, topic: &TopicName) -> Result<TopicId, Error> {
-        let command = Command::DeleteTopic { topic: topic.clone() };
-        match call.replica.propose(command, call.deadline).await?.outcome? {
+    pub async fn delete_topic<R: Access, D>(
+        &self,
+        call: &Call<'_, R, D>,
+        topic: &TopicName,
+    ) -> Result<TopicId, Error> {
+        let command = Command::DeleteTopic {
+            topic: topic.clone(),
+        };
+        match call
+            .replica
+            .propose(command, call.deadline)
+            .await?
+            .outcome?
+        {
             Response::TopicDeleted { topic } => Ok(topic.id),
             other => misfit(call.replica.shard(), &other),
         }
@@ -82,8 +107,14 @@ impl Broker {
     ) -> Result<Found, Error> {
         let read = call.replica.read(consistency, call.deadline).await?;
         match rows(call.replica.shard(), read.view.topic(topic))? {
-            Some(topic) => Ok(Found { topic, freshness: Freshness::from(&read) }),
-            None => Err(Refusal::TopicNotFound { topic: topic.clone() }.into()),
+            Some(topic) => Ok(Found {
+                topic,
+                freshness: Freshness::from(&read),
+            }),
+            None => Err(Refusal::TopicNotFound {
+                topic: topic.clone(),
+            }
+            .into()),
         }
     }
 
@@ -99,6 +130,10 @@ impl Broker {
     ) -> Result<Located, Error> {
         let read = call.replica.read(consistency, call.deadline).await?;
         let topic = rows(call.replica.shard(), read.view.topic(topic))?;
-        Ok(Located { topic, status: call.replica.status(), freshness: Freshness::from(&read) })
+        Ok(Located {
+            topic,
+            status: call.replica.status(),
+            freshness: Freshness::from(&read),
+        })
     }
 }

@@ -55,7 +55,12 @@ impl Cluster {
     /// # Errors
     /// [`Error`] when a vertex has no home or two, a peer is named twice, this peer is missing, or the replication factor does not fit.
     pub fn new(options: Options) -> Result<Self, Error> {
-        let Options { this, members, dimension, replication_factor } = options;
+        let Options {
+            this,
+            members,
+            dimension,
+            replication_factor,
+        } = options;
         let factor = ReplicationFactor::new(replication_factor, dimension)?;
         let homes = homes(&members, dimension)?;
         let mut by_peer = BTreeMap::new();
@@ -68,7 +73,15 @@ impl Cluster {
         if !by_peer.contains_key(&this) {
             return Err(Error::NotMember { peer: this });
         }
-        Ok(Self { inner: Arc::new(Inner { this, dimension, factor, members: by_peer, homes }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                this,
+                dimension,
+                factor,
+                members: by_peer,
+                homes,
+            }),
+        })
     }
 
     /// The peer that this process is.
@@ -90,7 +103,13 @@ impl Cluster {
     pub fn quorum(&self) -> usize {
         // The number of voters is the same for every vertex.
         let any = self.inner.dimension.vertices().next();
-        any.map_or(1, |vertex| cube::Replicas::of(vertex, self.inner.factor).voters().count() / 2 + 1)
+        any.map_or(1, |vertex| {
+            cube::Replicas::of(vertex, self.inner.factor)
+                .voters()
+                .count()
+                / 2
+                + 1
+        })
     }
 
     /// The vertex that owns what bears this name (placement law T4).
@@ -103,9 +122,19 @@ impl Cluster {
     /// # Panics
     /// When the vertex belongs to a cube of another dimension.
     pub fn home(&self, vertex: Vertex) -> PeerId {
-        assert!(vertex.dimension() == self.inner.dimension, "a vertex is asked for in its own cube");
-        #[expect(clippy::expect_used, reason = "`homes` has an entry for every vertex, checked when it was built")]
-        self.inner.homes.get(usize::from(vertex.index())).copied().expect("each vertex has a home")
+        assert!(
+            vertex.dimension() == self.inner.dimension,
+            "a vertex is asked for in its own cube"
+        );
+        #[expect(
+            clippy::expect_used,
+            reason = "`homes` has an entry for every vertex, checked when it was built"
+        )]
+        self.inner
+            .homes
+            .get(usize::from(vertex.index()))
+            .copied()
+            .expect("each vertex has a home")
     }
 
     /// The vertex that a peer is the home of. `None`: no such member.
@@ -132,7 +161,10 @@ impl Cluster {
 
     /// Where a peer is reached: `http://host:port`. `None`: no such member.
     pub fn address(&self, peer: PeerId) -> Option<&str> {
-        self.inner.members.get(&peer).map(|member| member.address.as_str())
+        self.inner
+            .members
+            .get(&peer)
+            .map(|member| member.address.as_str())
     }
 
     /// Every member, by number.
@@ -146,13 +178,24 @@ fn homes(members: &[Member], dimension: Dimension) -> Result<Vec<PeerId>, Error>
     let mut by_vertex = BTreeMap::new();
     for Member { peer, vertex, .. } in members {
         if vertex.dimension() != dimension {
-            return Err(Error::Dimension { peer: *peer, vertex: *vertex, dimension: dimension.bits() });
+            return Err(Error::Dimension {
+                peer: *peer,
+                vertex: *vertex,
+                dimension: dimension.bits(),
+            });
         }
         if let Some(other) = by_vertex.insert(*vertex, *peer) {
-            return Err(Error::VertexTwice { vertex: *vertex, first: other, second: *peer });
+            return Err(Error::VertexTwice {
+                vertex: *vertex,
+                first: other,
+                second: *peer,
+            });
         }
     }
-    let vacant: BTreeSet<Vertex> = dimension.vertices().filter(|vertex| !by_vertex.contains_key(vertex)).collect();
+    let vacant: BTreeSet<Vertex> = dimension
+        .vertices()
+        .filter(|vertex| !by_vertex.contains_key(vertex))
+        .collect();
     match vacant.first() {
         Some(vertex) => Err(Error::NoHome { vertex: *vertex }),
         None => Ok(by_vertex.into_values().collect()),

@@ -61,6 +61,9 @@ pub(super) struct Log {
     pub(super) format: Format,
 }
 
+/// The consensus library warns of every attempt to reach a peer that is down; `consensus` says once who leads.
+const LOG_FILTER: &str = "info,openraft=error";
+
 impl Default for Raw {
     fn default() -> Self {
         Self {
@@ -89,7 +92,7 @@ impl Default for Raw {
                 cache_bytes: 16 << 20,
             },
             log: Log {
-                filter: "info".to_owned(),
+                filter: LOG_FILTER.to_owned(),
                 format: Format::Text,
             },
         }

@@ -233,14 +233,17 @@ impl Group {
     /// The replicas that are known to have an entry on stable storage: at least a majority once it is committed and this replica led it there.
     pub fn holders(&self, entry: LogPosition) -> Vec<PeerId> {
         let mut holders = self.parts.progress.holders(entry);
-        if self
-            .parts
-            .wal
-            .durable(self.shard)
-            .is_some_and(|durable| durable.index >= entry.index)
-        {
+        let durable = self.parts.wal.durable(self.shard);
+        if durable.is_some_and(|durable| durable.index >= entry.index) {
             holders.push(self.node);
         }
+        // In the order of the replica set: the owner first, then its neighbours in bit order.
+        let options = &self.parts.options;
+        let rank = |node: &u64| {
+            let mut set = options.voters.iter().chain(&options.standbys);
+            set.position(|member| member == node)
+        };
+        holders.sort_by_key(|node| rank(node).unwrap_or(usize::MAX));
         holders.into_iter().map(peer_of).collect()
     }
 

@@ -29,6 +29,14 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// A connection cannot be taken.
+    #[error("cannot take a connection on {address}")]
+    Accept {
+        /// Where it came to.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
     /// Nobody listens there.
     #[error("{address} refused the connection")]
     Refused {
@@ -53,19 +61,53 @@ pub enum Error {
     },
 }
 
+/// A connection.
+pub type Stream = TcpStream;
+
+/// Takes connections.
+#[derive(Debug)]
+pub struct Listener {
+    inner: TcpListener,
+    address: SocketAddr,
+}
+
+impl Listener {
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The next connection, without delay of small segments. Cancel-safe: a connection is either returned or stays in the kernel's queue.
+    ///
+    /// # Errors
+    /// [`Error::Accept`], for instance when no file descriptor is left.
+    pub async fn accept(&self) -> Result<Stream, Error> {
+        let accepted = self.inner.accept().await.and_then(|(stream, _)| {
+            stream.set_nodelay(true)?;
+            Ok(stream)
+        });
+        accepted.map_err(|source| Error::Accept {
+            address: self.address,
+            source,
+        })
+    }
+}
+
 /// Listens on the address, also while connections of an earlier listener there die away. Call it inside a tokio runtime.
 ///
 /// # Errors
 /// [`Error::InUse`] when another listener is there, [`Error::Listen`] otherwise.
-pub fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
-    let open = || -> io::Result<TcpListener> {
+pub fn listen(address: SocketAddr) -> Result<Listener, Error> {
+    let open = || -> io::Result<Listener> {
         let domain = Domain::for_address(address);
         let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
-        TcpListener::from_std(socket.into())
+        let inner = TcpListener::from_std(socket.into())?;
+        let address = inner.local_addr()?;
+        Ok(Listener { inner, address })
     };
     open().map_err(|source| match source.kind() {
         io::ErrorKind::AddrInUse => Error::InUse { address },
@@ -96,7 +138,7 @@ mod tests {
     #[tokio::test]
     async fn busy_port_and_absent_listener_are_told_apart() {
         let first = listen("127.0.0.1:0".parse().unwrap()).unwrap();
-        let address = first.local_addr().unwrap();
+        let address = first.address();
         assert!(matches!(listen(address), Err(Error::InUse { .. })));
         dial(address, Duration::from_secs(5)).await.unwrap();
         drop(first);

@@ -49,7 +49,7 @@ impl Peers {
     ///
     /// # Errors
     /// [`Error::Address`] when an address is not a URI.
-    pub fn new(options: &Options, acquaintances: Acquaintances) -> Result<Self, Error> {
+    pub fn new(options: &Options, acquaintances: Arc<Acquaintances>) -> Result<Self, Error> {
         let mut channels = BTreeMap::new();
         for (peer, address) in &options.addresses {
             let endpoint = Endpoint::from_shared(address.clone())
@@ -69,7 +69,7 @@ impl Peers {
         }
         Ok(Self {
             identity: Arc::new(options.identity.clone()),
-            acquaintances: Arc::new(acquaintances),
+            acquaintances,
             channels: Arc::new(channels),
         })
     }

@@ -11,7 +11,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -23,14 +22,12 @@ use crate::cluster::{self, Cluster, Member};
 use crate::config::Config;
 use crate::consensus;
 use crate::env::clock::{Clock, SystemClock};
-use crate::env::net;
+use crate::env::net::{self, Listener};
 use crate::link::{self, Peers};
-use crate::proto::peer::v1::raft_service_server::RaftServiceServer;
 use crate::replica::{self, Replica, Replicas};
-use crate::rpc::raft::RaftApi;
 use crate::store::{self, TopicStore};
-use crate::types::{ByteCount, PeerId, Vertex};
-use crate::wal::{self, RaftLog};
+use crate::types::{ByteCount, Incarnation, PeerId, Vertex};
+use crate::wal;
 use crate::{cube, rpc};
 
 pub use directory::Error as DirectoryError;
@@ -52,14 +49,12 @@ pub struct Node {
     config: Config,
     address: SocketAddr,
     replicas: Replicas,
-    wal: Arc<dyn RaftLog>,
-    store: Arc<dyn TopicStore>,
+    /// Kept until the end: while it lives, no other process can take the directory.
+    storage: storage::Storage,
     stop: server::Stop,
     tasks: TaskTracker,
     api: rpc::Api,
     health: rpc::HealthSwitch,
-    /// Kept until the end: while it lives, no other process can take the directory.
-    directory: directory::Directory,
 }
 
 impl Node {
@@ -67,73 +62,61 @@ impl Node {
     ///
     /// # Errors
     /// [`Error`] says in one sentence what to mend: the port, the directory, damage.
-    pub async fn start(config: Config, listener: Option<TcpListener>) -> Result<Self, Error> {
+    pub async fn start(config: Config, listener: Option<Listener>) -> Result<Self, Error> {
         let listener = match listener {
             Some(listener) => listener,
             None => listen(&config)?,
         };
-        let address = listener
-            .local_addr()
-            .map_err(|source| Error::Listener { source })?;
+        let address = listener.address();
         let opened = {
             let config = config.clone();
             tokio::task::spawn_blocking(move || storage::Storage::open(&config)).await
         };
-        let storage::Storage {
-            directory,
-            wal,
-            store,
-            acquaintances,
-        } = opened.map_err(|_| Error::Interrupted)??;
-        let cluster = Cluster::new(cluster_options(&config)?)?;
+        let storage = opened.map_err(|_| Error::Interrupted)??;
+        let cluster = Cluster::new(cluster_options(&config))?;
         log_neighbours(&cluster);
-        let peers = Peers::new(&link_options(&config, directory.id), acquaintances)?;
+        let peers = Peers::new(
+            &link_options(&config, storage.directory.id),
+            Arc::clone(&storage.acquaintances),
+        )?;
         let parts = replica::Parts {
-            wal: Arc::clone(&wal),
-            store: Arc::clone(&store),
+            wal: Arc::clone(&storage.wal),
+            store: Arc::clone(&storage.store),
             peers: peers.clone(),
         };
-        let replicas = start_replicas(&config, &cluster, directory.incarnation, &parts).await?;
+        let incarnation = storage.directory.incarnation;
+        let replicas = start_replicas(&config, &cluster, incarnation, &parts).await?;
 
         let stop = server::Stop::default();
-        let broker = Broker::new(broker::Options { clock: clock() });
-        let facts = facts(&config, &directory, &store, &wal, stop.drain.clone());
-        let parts = rpc::Parts {
+        let api = rpc::Api::new(rpc::Parts {
             cluster,
             replicas: replicas.clone(),
             peers: peers.clone(),
-            broker,
+            broker: Broker::new(broker::Options { clock: clock() }),
             limits: config.limits,
-            facts,
-        };
+            facts: facts(&config, &storage, stop.drain.clone()),
+        });
         let health = rpc::Health::new().await;
         let switch = health.switch();
-        let raft = RaftServiceServer::new(RaftApi::new(replicas.clone(), peers))
-            .max_decoding_message_size(consensus::MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(consensus::MESSAGE_BYTES_MAX);
-        let api = rpc::Api::new(parts);
-        let routes = rpc::routes(&api, health, |routes| {
-            routes.add_service(raft)
-        })?;
+        let raft = rpc::raft::service(replicas.clone(), peers);
+        let routes = rpc::routes(&api, health, |routes| routes.add_service(raft))?;
         let options = server::Options {
             connections_max: config.limits.connections_max,
         };
         let tasks = TaskTracker::new();
         tasks.spawn(server::Server::new(listener, routes, options).run(stop.clone()));
-        tasks.spawn(sweep(Arc::clone(&store), stop.drain.clone()));
+        tasks.spawn(sweep(Arc::clone(&storage.store), stop.drain.clone()));
         switch.serve().await;
         info!(peer = %config.peer, %address, "serving");
         Ok(Self {
             config,
             address,
             replicas,
-            wal,
-            store,
+            storage,
             stop,
             tasks,
             api,
             health: switch,
-            directory,
         })
     }
 
@@ -166,18 +149,30 @@ impl Node {
 
     /// Turns to why the peer cannot go on: its log could not be written. What it had acknowledged is on disk; it must be stopped.
     pub fn failed(&self) -> watch::Receiver<Option<Arc<wal::Error>>> {
-        self.wal.failed()
+        self.storage.wal.failed()
     }
 
     /// Stops: takes no new connections, lets the calls that run finish for the grace time, leaves the shards, closes the log.
     pub async fn stop(self) {
-        let Self { config, api, replicas, wal, store, stop, tasks, health, directory, .. } = self;
+        let Self {
+            config,
+            replicas,
+            storage,
+            stop,
+            tasks,
+            api,
+            health,
+            ..
+        } = self;
         health.stop().await;
         stop.drain.cancel();
         for replica in replicas.all() {
             replica.drain();
         }
-        if tokio::time::timeout(config.shutdown_grace, api.drained()).await.is_err() {
+        if tokio::time::timeout(config.shutdown_grace, api.drained())
+            .await
+            .is_err()
+        {
             warn!(grace = ?config.shutdown_grace, "calls were still open after the grace time");
         }
         for replica in replicas.all() {
@@ -186,24 +181,18 @@ impl Node {
         stop.cut.cancel();
         tasks.close();
         tasks.wait().await;
-        // The store saves the replay of the log at the next start; nothing depends on it.
-        let closed = tokio::task::spawn_blocking(move || {
-            wal.shutdown();
-            store.checkpoint()
-        });
-        match closed.await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                warn!(%error, "the store was not flushed; the log will be replayed");
-            }
-            Err(error) => warn!(%error, "closing the disk did not end well"),
+        if let Err(error) = tokio::task::spawn_blocking(move || storage.close()).await {
+            warn!(%error, "closing the disk did not end well");
         }
-        drop(directory);
         info!(peer = %config.peer, "stopped");
     }
 }
 
-fn listen(config: &Config) -> Result<TcpListener, Error> {
+/// Opens the listener that the settings name, or the next free port when they allow it.
+///
+/// # Errors
+/// [`Error::PortBusy`] or [`Error::Listen`].
+pub fn listen(config: &Config) -> Result<Listener, Error> {
     let mut address = config.listen;
     loop {
         match net::listen(address) {
@@ -220,7 +209,7 @@ fn listen(config: &Config) -> Result<TcpListener, Error> {
 }
 
 /// Members as the settings list them: peer `i` is the home of vertex `i`.
-fn cluster_options(config: &Config) -> Result<cluster::Options, Error> {
+fn cluster_options(config: &Config) -> cluster::Options {
     let mut members = Vec::with_capacity(config.peers.len());
     for (vertex, address) in config.dimension.vertices().zip(&config.peers) {
         members.push(Member {
@@ -229,12 +218,12 @@ fn cluster_options(config: &Config) -> Result<cluster::Options, Error> {
             address: address.clone(),
         });
     }
-    Ok(cluster::Options {
+    cluster::Options {
         this: config.peer,
         members,
         dimension: config.dimension,
         replication_factor: config.replication_factor.copies(),
-    })
+    }
 }
 
 fn link_options(config: &Config, directory: u128) -> link::Options {
@@ -258,7 +247,7 @@ fn link_options(config: &Config, directory: u128) -> link::Options {
 async fn start_replicas(
     config: &Config,
     cluster: &Cluster,
-    incarnation: crate::types::Incarnation,
+    incarnation: Incarnation,
     parts: &replica::Parts,
 ) -> Result<Replicas, Error> {
     let command_bytes_max = ByteCount(
@@ -271,12 +260,19 @@ async fn start_replicas(
         .dimension
         .vertices()
         .filter(|shard| cluster.replicas(*shard).contains(&config.peer));
-    let mut replicas = Vec::new();
+    let mut replicas: Vec<Replica> = Vec::new();
     for shard in mine {
         let group = group_options(config, cluster, shard, incarnation);
-        replicas.push(
-            Replica::start(shard, group, parts, replica::Options { command_bytes_max }).await?,
-        );
+        let options = replica::Options { command_bytes_max };
+        match Replica::start(shard, group, parts, options).await {
+            Ok(replica) => replicas.push(replica),
+            Err(error) => {
+                for replica in replicas {
+                    replica.stop().await;
+                }
+                return Err(error.into());
+            }
+        }
     }
     Ok(Replicas::new(replicas))
 }
@@ -285,14 +281,14 @@ fn group_options(
     config: &Config,
     cluster: &Cluster,
     shard: Vertex,
-    incarnation: crate::types::Incarnation,
+    incarnation: Incarnation,
 ) -> consensus::Options {
     // All peers begin in their first incarnation; only this one knows that it may be in a later one.
     let node = |peer: PeerId| {
         let incarnation = if peer == config.peer {
             incarnation
         } else {
-            crate::types::Incarnation(1)
+            Incarnation(1)
         };
         consensus::node_id(peer, incarnation)
     };
@@ -329,30 +325,31 @@ fn clock() -> broker::Clock {
 }
 
 /// What the peer tells of itself when asked.
-fn facts(
-    config: &Config,
-    directory: &directory::Directory,
-    store: &Arc<dyn TopicStore>,
-    wal: &Arc<dyn RaftLog>,
-    stop: CancellationToken,
-) -> rpc::Facts {
-    let (store, failed, clock) = (Arc::clone(store), wal.failed(), clock());
+fn facts(config: &Config, storage: &storage::Storage, stop: CancellationToken) -> rpc::Facts {
+    let (store, wal) = (Arc::clone(&storage.store), Arc::clone(&storage.wal));
+    let (failed, clock) = (wal.failed(), clock());
     let now = {
         let clock = Arc::clone(&clock);
-        move || rpc::Now {
-            at: clock(),
-            is_ready: !stop.is_cancelled(),
-            is_draining: stop.is_cancelled(),
-            store_bytes: store.figures().map_or(0, |figures| figures.disk_bytes.0),
-            has_failed: failed.borrow().is_some(),
-            ..rpc::Now::default()
+        move || {
+            let log = wal.figures();
+            rpc::Now {
+                at: clock(),
+                is_ready: !stop.is_cancelled(),
+                is_draining: stop.is_cancelled(),
+                wal_bytes: log.bytes.0,
+                wal_segments: log.segments,
+                wal_syncs: log.syncs,
+                store_bytes: store.figures().map_or(0, |figures| figures.disk_bytes.0),
+                has_failed: failed.borrow().is_some(),
+                ..rpc::Now::default()
+            }
         }
     };
     rpc::Facts {
         cluster: config.cluster.to_string(),
         version: env!("CARGO_PKG_VERSION"),
         started: clock(),
-        incarnation: directory.incarnation,
+        incarnation: storage.directory.incarnation,
         has_fault_injection: config.fault_injection,
         trace_seed: storage::random_id(),
         now: Arc::new(now),
@@ -392,12 +389,6 @@ pub enum Error {
     /// It cannot listen.
     #[error(transparent)]
     Listen(#[from] net::Error),
-    /// The listener has no address.
-    #[error("the listener has no address")]
-    Listener {
-        /// What the system said.
-        source: std::io::Error,
-    },
     /// The data directory cannot be used.
     #[error(transparent)]
     Directory(#[from] DirectoryError),

@@ -14,7 +14,6 @@ use std::time::Duration;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -22,6 +21,7 @@ use tonic::service::Routes;
 use tower::Service;
 use tracing::{debug, warn};
 
+use crate::env::net::{self, Listener, Stream};
 use crate::rpc;
 
 /// How long a refused connection may stay to hear why.
@@ -44,7 +44,7 @@ pub(super) struct Options {
 
 /// Serves one listener.
 pub(super) struct Server {
-    listener: TcpListener,
+    listener: Listener,
     routes: Routes,
     options: Options,
     admitted: Arc<Semaphore>,
@@ -53,7 +53,7 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub(super) fn new(listener: TcpListener, routes: Routes, options: Options) -> Self {
+    pub(super) fn new(listener: Listener, routes: Routes, options: Options) -> Self {
         let permits = usize::try_from(options.connections_max)
             .unwrap_or(Semaphore::MAX_PERMITS)
             .min(Semaphore::MAX_PERMITS);
@@ -88,7 +88,7 @@ impl Server {
     }
 
     /// The next connection with its seat. Cancel-safe: a connection is either in the kernel's queue or returned.
-    async fn accept(&self) -> std::io::Result<(TcpStream, Seat)> {
+    async fn accept(&self) -> Result<(Stream, Seat), net::Error> {
         // Wait for room before accepting, so that a connection beyond all limits stays in the kernel's queue.
         let mut seat = match Arc::clone(&self.admitted).try_acquire_owned() {
             Ok(permit) => Seat {
@@ -100,7 +100,7 @@ impl Server {
                 _permit: Arc::clone(&self.refused).acquire_owned().await.ok(),
             },
         };
-        let (stream, _) = self.listener.accept().await?;
+        let stream = self.listener.accept().await?;
         if !seat.is_admitted
             && let Ok(permit) = Arc::clone(&self.admitted).try_acquire_owned()
         {
@@ -110,11 +110,10 @@ impl Server {
                 _permit: Some(permit),
             };
         }
-        stream.set_nodelay(true)?;
         Ok((stream, seat))
     }
 
-    fn spawn(&self, stream: TcpStream, seat: Seat, stop: Stop) {
+    fn spawn(&self, stream: Stream, seat: Seat, stop: Stop) {
         let service = Door {
             routes: self.routes.clone(),
             is_admitted: seat.is_admitted,

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
+use tracing::warn;
 
 use super::{Error, directory};
 use crate::config::Config;
@@ -19,7 +20,7 @@ pub(super) struct Storage {
     pub(super) directory: directory::Directory,
     pub(super) wal: Arc<dyn RaftLog>,
     pub(super) store: Arc<dyn TopicStore>,
-    pub(super) acquaintances: Acquaintances,
+    pub(super) acquaintances: Arc<Acquaintances>,
 }
 
 impl Storage {
@@ -44,13 +45,22 @@ impl Storage {
             config,
         )?;
         let store = open_store(&directory.path.join("store"), config.peer, config)?;
-        let acquaintances = Acquaintances::open(disk, &directory.path)?;
+        let acquaintances = Arc::new(Acquaintances::open(disk, &directory.path)?);
         Ok(Self {
             directory,
             wal,
             store,
             acquaintances,
         })
+    }
+
+    /// Closes the log and flushes the store, then lets the directory go. Blocks.
+    pub(super) fn close(self) {
+        self.wal.shutdown();
+        // A flushed store saves the replay of the log at the next start; nothing else depends on it.
+        if let Err(error) = self.store.checkpoint() {
+            warn!(%error, "the store was not flushed; the log will be replayed");
+        }
     }
 }
 

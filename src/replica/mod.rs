@@ -321,6 +321,14 @@ impl Replicas {
         self.replicas.get(&shard).cloned()
     }
 
+    /// The replica of the shard whose vertex has this index, as messages between peers name it.
+    pub fn with_index(&self, index: u32) -> Option<Replica> {
+        let mut replicas = self.replicas.values();
+        replicas
+            .find(|replica| u32::from(replica.shard.index()) == index)
+            .cloned()
+    }
+
     /// All of them, in the order of their vertices.
     pub fn all(&self) -> Vec<Replica> {
         self.replicas.values().cloned().collect()

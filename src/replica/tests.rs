@@ -1,6 +1,7 @@
 //! Three replicas and a standby of one shard, over TCP and with real logs.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,6 +24,7 @@ struct Peer {
     replica: Replica,
     wal: Arc<dyn RaftLog>,
     server: JoinHandle<()>,
+    address: SocketAddr,
 }
 
 fn shard() -> Vertex {
@@ -50,7 +52,7 @@ async fn peer(
     let options = crate::wal::Options::new(folder.join("wal"), identity);
     let wal: Arc<dyn RaftLog> =
         Arc::new(Wal::open(options, Arc::clone(&disk), Arc::new(SystemEntropy)).unwrap());
-    let acquaintances = Acquaintances::open(disk, &folder).unwrap();
+    let acquaintances = Arc::new(Acquaintances::open(disk, &folder).unwrap());
     let link = link::Options {
         identity: Identity {
             cluster: "test".to_owned(),
@@ -92,7 +94,9 @@ async fn peer(
     .await
     .unwrap();
     let api = RaftApi::new(Replicas::new([replica.clone()]), peers);
+    let address = listener.local_addr().unwrap();
     let server = tonic::transport::Server::builder().add_service(RaftServiceServer::new(api));
+    #[expect(clippy::disallowed_methods, reason = "the test aborts it")]
     let server = tokio::spawn(async move {
         server
             .serve_with_incoming(TcpListenerStream::new(listener))
@@ -103,6 +107,7 @@ async fn peer(
         replica,
         wal,
         server,
+        address,
     }
 }
 
@@ -221,6 +226,46 @@ async fn preferred_leader_leads_and_every_replica_applies() {
             1
         );
     }
+    for peer in peers {
+        peer.stop().await;
+    }
+}
+
+/// A peer that takes connections and never answers: a frozen process, as its neighbours see it.
+async fn freeze(peer: Peer, listener_of: SocketAddr) -> TcpListener {
+    peer.stop().await;
+    loop {
+        match TcpListener::bind(listener_of).await {
+            Ok(listener) => return listener,
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    }
+}
+
+// REQ D6: replicas were written one after another. A frozen first follower holds up none of the others.
+#[tokio::test(flavor = "multi_thread")]
+async fn followers_are_written_at_the_same_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut peers = group(folder.path()).await;
+    for peer in &peers {
+        peer.led_by(0).await;
+    }
+    let first_follower = peers.remove(1);
+    let address = first_follower.address;
+    let _frozen = freeze(first_follower, address).await;
+    let leader = &peers[0].replica;
+    let appended = leader.propose(create("news"), deadline()).await.unwrap();
+    let holders = async {
+        loop {
+            let holders = leader.group().holders(appended.position);
+            if holders.contains(&PeerId(2)) && holders.contains(&PeerId(4)) {
+                return holders;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let holders = tokio::time::timeout_at(deadline(), holders).await.unwrap();
+    assert!(!holders.contains(&PeerId(1)), "{holders:?}");
     for peer in peers {
         peer.stop().await;
     }

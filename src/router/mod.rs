@@ -2,7 +2,7 @@
 //!
 //! A [`Search`] walks over the replicas of one vertex: the leader that is known, then the owner, then the others in bit order, each once in
 //! a round. After a round the caller waits and asks again. What is learned on the way ([`Router::learn`], [`Router::forget`]) is kept for
-//! the next call. Never sends anything and knows no protocol. Begin with [`Search::next`].
+//! the next call. Never sends anything and knows no protocol. Begin with [`Search::step`].
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -50,7 +50,10 @@ pub enum Step {
 impl Router {
     /// A router that knows no leader yet.
     pub fn new(cluster: Cluster) -> Self {
-        Self { cluster, leaders: Mutex::new(BTreeMap::new()) }
+        Self {
+            cluster,
+            leaders: Mutex::new(BTreeMap::new()),
+        }
     }
 
     /// The cluster that calls are routed in.
@@ -60,7 +63,12 @@ impl Router {
 
     /// Begins the search for who answers for a vertex.
     pub fn search(&self, vertex: Vertex, aim: Aim) -> Search<'_> {
-        Search { router: self, vertex, aim, asked: Vec::new() }
+        Search {
+            router: self,
+            vertex,
+            aim,
+            asked: Vec::new(),
+        }
     }
 
     /// The leader of a vertex's shard, as far as this peer has heard.
@@ -71,7 +79,9 @@ impl Router {
     /// Somebody named the leader of a shard, or it has just answered. An older term than the one known teaches nothing.
     pub fn learn(&self, vertex: Vertex, leader: Leader) {
         let mut leaders = self.leaders();
-        let is_older = leaders.get(&vertex).is_some_and(|known| known.term > leader.term);
+        let is_older = leaders
+            .get(&vertex)
+            .is_some_and(|known| known.term > leader.term);
         if !is_older && self.cluster.vertex_of(leader.peer).is_some() {
             leaders.insert(vertex, leader);
         }
@@ -90,7 +100,13 @@ impl Router {
         let mut leaders = self.leaders();
         // Its term is not known here: any name that comes with a term replaces it.
         if leaders.get(&vertex).is_none_or(|known| known.peer != peer) {
-            leaders.insert(vertex, Leader { peer, term: Term(0) });
+            leaders.insert(
+                vertex,
+                Leader {
+                    peer,
+                    term: Term(0),
+                },
+            );
         }
     }
 
@@ -112,14 +128,21 @@ pub struct Search<'a> {
 
 impl Search<'_> {
     /// Where the call goes next. After [`Step::Wait`] a new round begins.
-    pub fn next(&mut self) -> Step {
-        let candidate = self.candidates().into_iter().find(|peer| !self.asked.contains(peer));
+    pub fn step(&mut self) -> Step {
+        let candidate = self
+            .candidates()
+            .into_iter()
+            .find(|peer| !self.asked.contains(peer));
         let Some(peer) = candidate else {
             self.asked.clear();
             return Step::Wait;
         };
         self.asked.push(peer);
-        if peer == self.router.cluster.this() { Step::Here } else { Step::Peer(peer) }
+        if peer == self.router.cluster.this() {
+            Step::Here
+        } else {
+            Step::Peer(peer)
+        }
     }
 
     /// Every replica, the likeliest first.

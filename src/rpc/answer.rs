@@ -18,7 +18,9 @@ const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
 /// The bits of a peer's vertex; empty for a stranger.
 pub fn bits(cluster: &Cluster, peer: PeerId) -> String {
-    cluster.vertex_of(peer).map_or_else(String::new, |vertex| vertex.to_string())
+    cluster
+        .vertex_of(peer)
+        .map_or_else(String::new, |vertex| vertex.to_string())
 }
 
 /// A time.
@@ -42,14 +44,20 @@ pub fn duration(duration: Duration) -> prost_types::Duration {
 pub fn placement(cluster: &Cluster, vertex: Vertex, leader: Option<PeerId>) -> proto::Placement {
     proto::Placement {
         owner: vertex.to_string(),
-        replicas: cluster.replica_vertices(vertex).iter().skip(1).map(|replica| replica.to_string()).collect(),
+        replicas: cluster
+            .replica_vertices(vertex)
+            .iter()
+            .skip(1)
+            .map(|replica| replica.to_string())
+            .collect(),
         leader: leader.map_or_else(String::new, |leader| bits(cluster, leader)),
     }
 }
 
 /// Where the shard that answers lives.
 pub fn placement_here(cluster: &Cluster, here: &Here<'_>) -> proto::Placement {
-    placement(cluster, here.replica.shard(), here.replica.status().leader)
+    let leader = here.replica.leader().borrow().leader;
+    placement(cluster, here.replica.shard(), leader)
 }
 
 /// A topic.
@@ -58,7 +66,9 @@ pub fn topic(topic: TopicRow, owner: Vertex) -> proto::Topic {
         name: topic.name.to_string(),
         topic_id: topic.id.to_bits(),
         owner: owner.to_string(),
-        creator: topic.creator.map_or_else(String::new, |creator| creator.to_string()),
+        creator: topic
+            .creator
+            .map_or_else(String::new, |creator| creator.to_string()),
         create_time: Some(timestamp(topic.created)),
         first_offset: topic.first_offset.0,
         next_offset: topic.next_offset.0,
@@ -68,12 +78,20 @@ pub fn topic(topic: TopicRow, owner: Vertex) -> proto::Topic {
 
 /// A publisher.
 pub fn publisher(name: &Name, created: Timestamp, owner: Vertex) -> proto::Publisher {
-    proto::Publisher { publisher: name.to_string(), owner: owner.to_string(), create_time: Some(timestamp(created)) }
+    proto::Publisher {
+        publisher: name.to_string(),
+        owner: owner.to_string(),
+        create_time: Some(timestamp(created)),
+    }
 }
 
 /// A subscriber.
 pub fn subscriber(name: &Name, created: Timestamp, owner: Vertex) -> proto::Subscriber {
-    proto::Subscriber { subscriber: name.to_string(), owner: owner.to_string(), create_time: Some(timestamp(created)) }
+    proto::Subscriber {
+        subscriber: name.to_string(),
+        owner: owner.to_string(),
+        create_time: Some(timestamp(created)),
+    }
 }
 
 /// A subscription.
@@ -90,11 +108,13 @@ pub fn subscription(subscription: &Subscription, head: Offset) -> proto::Subscri
 
 /// A batch, its messages as they were published.
 pub fn batch(stored: StoredBatch) -> wire::MessageBatch {
-    let origin = stored.origin.map(|(publisher, session, sequence)| proto::BatchOrigin {
-        publisher: publisher.to_string(),
-        session: session.0,
-        sequence: sequence.0,
-    });
+    let origin = stored
+        .origin
+        .map(|(publisher, session, sequence)| proto::BatchOrigin {
+            publisher: publisher.to_string(),
+            session: session.0,
+            sequence: sequence.0,
+        });
     wire::MessageBatch {
         head: wire::BatchHead {
             base_offset: stored.base_offset.0,
@@ -109,7 +129,11 @@ pub fn batch(stored: StoredBatch) -> wire::MessageBatch {
 /// Who answered a read.
 pub fn source(cluster: &Cluster, here: &Here<'_>, freshness: Freshness) -> proto::ReadSource {
     let (this, owner) = (cluster.this(), here.replica.shard());
-    let status = here.replica.status();
+    let state = if freshness.is_leader {
+        ReplicaState::Leader
+    } else {
+        state(here.replica.status().role)
+    };
     let served_by = bits(cluster, this);
     let note = match freshness.is_leader {
         _ if cluster.home(owner) == this => String::new(),
@@ -119,7 +143,7 @@ pub fn source(cluster: &Cluster, here: &Here<'_>, freshness: Freshness) -> proto
     proto::ReadSource {
         served_by,
         owner: owner.to_string(),
-        state: state(status.role).into(),
+        state: state.into(),
         lag_entries: freshness.lag,
         note,
     }
@@ -138,13 +162,24 @@ fn state(role: Role) -> ReplicaState {
 /// Every replica of a shard, the owner's first, as the replica of this peer knows them.
 pub fn replicas(cluster: &Cluster, vertex: Vertex, status: &Status) -> Vec<proto::Replica> {
     let known = |peer| status.replicas.iter().find(|member| member.peer == peer);
-    cluster.replicas(vertex).into_iter().map(|peer| replica(cluster, peer, known(peer), status)).collect()
+    cluster
+        .replicas(vertex)
+        .into_iter()
+        .map(|peer| replica(cluster, peer, known(peer), status))
+        .collect()
 }
 
-fn replica(cluster: &Cluster, peer: PeerId, member: Option<&Member>, status: &Status) -> proto::Replica {
+fn replica(
+    cluster: &Cluster,
+    peer: PeerId,
+    member: Option<&Member>,
+    status: &Status,
+) -> proto::Replica {
     let is_leading = status.role == Role::Leader;
     let is_voter = member.map(|member| member.is_voter);
-    let matched = member.and_then(|member| member.stored).filter(|_| is_leading);
+    let matched = member
+        .and_then(|member| member.stored)
+        .filter(|_| is_leading);
     let lag = status.last.filter(|_| is_leading).map(|last| {
         // Without any entry it lacks all of them.
         matched.map_or(last.0 + 1, |matched| last.0.saturating_sub(matched.0))
@@ -153,7 +188,7 @@ fn replica(cluster: &Cluster, peer: PeerId, member: Option<&Member>, status: &St
         vertex: bits(cluster, peer),
         peer: u32::from(peer.0),
         address: cluster.address(peer).unwrap_or_default().to_owned(),
-        role: is_voter.map_or(ReplicaRole::Unspecified, |is_voter| role(is_voter)).into(),
+        role: is_voter.map_or(ReplicaRole::Unspecified, role).into(),
         state: member_state(cluster, peer, is_voter, status).into(),
         matched_index: matched.map(|index| index.0),
         lag_entries: lag,
@@ -161,11 +196,20 @@ fn replica(cluster: &Cluster, peer: PeerId, member: Option<&Member>, status: &St
 }
 
 fn role(is_voter: bool) -> ReplicaRole {
-    if is_voter { ReplicaRole::Voter } else { ReplicaRole::Standby }
+    if is_voter {
+        ReplicaRole::Voter
+    } else {
+        ReplicaRole::Standby
+    }
 }
 
 /// What another replica does: known when it leads, or when it does not vote, or when a leader is known, so that the rest follow.
-fn member_state(cluster: &Cluster, peer: PeerId, is_voter: Option<bool>, status: &Status) -> ReplicaState {
+fn member_state(
+    cluster: &Cluster,
+    peer: PeerId,
+    is_voter: Option<bool>,
+    status: &Status,
+) -> ReplicaState {
     match (is_voter, status.leader) {
         _ if peer == cluster.this() => state(status.role),
         (_, Some(leader)) if leader == peer => ReplicaState::Leader,
@@ -176,14 +220,26 @@ fn member_state(cluster: &Cluster, peer: PeerId, is_voter: Option<bool>, status:
 }
 
 /// What this peer knows of its own replica of a shard.
-pub fn shard_status(cluster: &Cluster, vertex: Vertex, status: &Status, topic_count: u64) -> proto::ShardStatus {
-    let own = status.replicas.iter().find(|member| member.peer == cluster.this());
+pub fn shard_status(
+    cluster: &Cluster,
+    vertex: Vertex,
+    status: &Status,
+    topic_count: u64,
+) -> proto::ShardStatus {
+    let own = status
+        .replicas
+        .iter()
+        .find(|member| member.peer == cluster.this());
     proto::ShardStatus {
         shard: vertex.to_string(),
-        role: own.map_or(ReplicaRole::Unspecified, |member| role(member.is_voter)).into(),
+        role: own
+            .map_or(ReplicaRole::Unspecified, |member| role(member.is_voter))
+            .into(),
         state: state(status.role).into(),
         term: status.term.0,
-        leader: status.leader.map_or_else(String::new, |leader| bits(cluster, leader)),
+        leader: status
+            .leader
+            .map_or_else(String::new, |leader| bits(cluster, leader)),
         last_index: status.last.map(|index| index.0),
         committed_index: status.committed.map(|index| index.0),
         applied_index: status.applied.map(|index| index.0),

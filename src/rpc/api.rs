@@ -12,8 +12,8 @@ use super::channel;
 use super::context::{self, Context};
 use super::facts::Facts;
 use super::forward::{self, Answered, Ask, Attempt, Failed, Failure, Places};
-use super::operation::{Checks, Here, Operation, Resolve};
 use super::layers::Edge;
+use super::operation::{Checks, Here, Operation, Resolve};
 use super::refusal;
 use crate::broker::{Broker, Directory, Kind, Unresolved};
 use crate::cluster::Cluster;
@@ -51,8 +51,12 @@ impl Api {
     /// An API on these parts.
     pub fn new(parts: Parts) -> Self {
         let router = Arc::new(Router::new(parts.cluster.clone()));
-        let edge = Edge::new(&parts.limits, parts.facts.trace_seed);
-        Self { parts: Arc::new(parts), router, edge }
+        let edge = Edge::new(parts.cluster.this(), &parts.limits, parts.facts.trace_seed);
+        Self {
+            parts: Arc::new(parts),
+            router,
+            edge,
+        }
     }
 
     /// Waits until no call is worked on.
@@ -69,15 +73,26 @@ impl Api {
     }
 
     pub(super) fn checks(&self) -> Checks<'_> {
-        Checks { limits: &self.parts.limits, cluster: &self.parts.cluster }
+        Checks {
+            limits: &self.parts.limits,
+            cluster: &self.parts.cluster,
+        }
     }
 
     /// Serves one call, here or at another peer.
-    pub(super) async fn call<O: Operation>(&self, request: Request<O::Request>) -> Result<Response<O::Response>, Status> {
-        let operation = O::parse(request.get_ref(), self.checks()).map_err(|fault| self.refuse(fault.into_status()))?;
-        let context = Context::read(&request, operation.patience()).map_err(|fault| self.refuse(fault.into_status()))?;
+    pub(super) async fn call<O: Operation>(
+        &self,
+        request: Request<O::Request>,
+    ) -> Result<Response<O::Response>, Status> {
+        let operation = O::parse(request.get_ref(), self.checks())
+            .map_err(|fault| self.refuse(fault.into_status()))?;
+        let context = Context::read(&request, operation.patience())
+            .map_err(|fault| self.refuse(fault.into_status()))?;
         let request = request.into_inner();
-        self.respond::<O>(Box::pin(self.run(&operation, &request, &context)).await, &operation)
+        self.respond::<O>(
+            Box::pin(self.run(&operation, &request, &context)).await,
+            &operation,
+        )
     }
 
     /// Has an operation done by whichever peer can.
@@ -100,7 +115,13 @@ impl Api {
             owner: self.cluster().home(vertex),
             quorum: self.cluster().quorum(),
         };
-        let forwarding = Forwarding { api: self, operation, request, context, vertex };
+        let forwarding = Forwarding {
+            api: self,
+            operation,
+            request,
+            context,
+            vertex,
+        };
         forward::run(&self.router, places, &ask, &forwarding).await
     }
 
@@ -111,10 +132,17 @@ impl Api {
         operation: &O,
     ) -> Result<Response<O::Response>, Status> {
         match result {
-            Ok(Answered { mut answer, peer, is_owner_unreached }) => {
+            Ok(Answered {
+                mut answer,
+                peer,
+                is_owner_unreached,
+            }) => {
                 if is_owner_unreached && let Some(served_by) = self.cluster().vertex_of(peer) {
                     let owner = operation.vertex(self.cluster());
-                    O::note(&mut answer, format!("cannot reach owner {owner}; served by replica {served_by}"));
+                    O::note(
+                        &mut answer,
+                        format!("cannot reach owner {owner}; served by replica {served_by}"),
+                    );
                 }
                 let mut response = Response::new(answer);
                 context::tag(response.metadata_mut(), self.cluster(), peer);
@@ -135,13 +163,18 @@ impl Api {
 
     /// An error of this peer.
     pub(super) fn refuse(&self, status: Status) -> Status {
-        self.fail(Failed { status, peer: Some(self.cluster().this()) })
+        self.fail(Failed {
+            status,
+            peer: Some(self.cluster().this()),
+        })
     }
 }
 
 impl std::fmt::Debug for Api {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Api").field("this", &self.cluster().this()).finish_non_exhaustive()
+        f.debug_struct("Api")
+            .field("this", &self.cluster().this())
+            .finish_non_exhaustive()
     }
 }
 
@@ -161,7 +194,15 @@ impl<O: Operation> Attempt for Forwarding<'_, O> {
         let Some(replica) = self.api.parts.replicas.get(self.vertex) else {
             return Err(Failure::NotLeader(None));
         };
-        let here = Here { replica: &replica, directory: self.api, deadline: self.context.deadline };
+        let directory = Names {
+            api: self.api,
+            context: self.context,
+        };
+        let here = Here {
+            replica: &replica,
+            directory: &directory,
+            deadline: self.context.deadline,
+        };
         let result = self.operation.serve(self.api, here).await;
         result.map_err(|error| refusal::failure(error, self.api.cluster().this()))
     }
@@ -187,9 +228,19 @@ impl<O: Operation> Attempt for Forwarding<'_, O> {
     }
 }
 
-impl Directory for Api {
+/// Knows the publishers and subscribers by asking their shards, as a part of the call that wants to know.
+#[derive(Debug)]
+pub struct Names<'a> {
+    api: &'a Api,
+    context: &'a Context,
+}
+
+impl Directory for Names<'_> {
     async fn exists(&self, kind: Kind, name: &Name, deadline: Instant) -> Result<bool, Unresolved> {
-        let operation = Resolve { kind, name: name.clone() };
+        let operation = Resolve {
+            kind,
+            name: name.clone(),
+        };
         let request = peer_proto::ResolveRequest {
             kind: match kind {
                 Kind::Publisher => peer_proto::NameKind::Publisher.into(),
@@ -197,10 +248,18 @@ impl Directory for Api {
             },
             name: name.to_string(),
         };
-        let context = Context { deadline, forwarded_by: None, trace_parent: None };
-        match Box::pin(self.run(&operation, &request, &context)).await {
+        // It is a call of its own, so it may be forwarded even when the one that it belongs to was.
+        let context = Context {
+            deadline,
+            forwarded_by: None,
+            ..self.context.clone()
+        };
+        match Box::pin(self.api.run(&operation, &request, &context)).await {
             Ok(answered) => Ok(answered.answer.exists),
-            Err(failed) => Err(Unresolved { name: name.clone(), source: Arc::new(failed.status) }),
+            Err(failed) => Err(Unresolved {
+                name: name.clone(),
+                source: Arc::new(failed.status),
+            }),
         }
     }
 }

@@ -75,7 +75,11 @@ fn classify(status: Status) -> Failure {
         None if link::is_refused(&status) => Failure::Unreached,
         // Without a reason the error comes from between: the request may have arrived.
         None => match status.code() {
-            Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled | Code::DeadlineExceeded => Failure::Unknown,
+            Code::Unavailable
+            | Code::Unknown
+            | Code::Internal
+            | Code::Cancelled
+            | Code::DeadlineExceeded => Failure::Unknown,
             _ => Failure::Final(status),
         },
     }
@@ -86,7 +90,10 @@ fn hint(status: &Status) -> Option<Leader> {
     let info = status.get_details_error_info()?;
     let peer = info.metadata.get("leader")?.parse().ok()?;
     let term = info.metadata.get("term")?.parse().ok()?;
-    Some(Leader { peer: PeerId(peer), term: Term(term) })
+    Some(Leader {
+        peer: PeerId(peer),
+        term: Term(term),
+    })
 }
 
 #[cfg(test)]
@@ -96,25 +103,56 @@ mod tests {
 
     #[test]
     fn hint_of_a_peer_is_read_back() {
-        let fault = Fault::new(ErrorReason::NotLeader, "no").with("leader", 6).with("term", 3);
-        let Failure::NotLeader(leader) = classify(fault.into_status()) else { panic!("it does not lead") };
-        assert_eq!(leader, Some(Leader { peer: PeerId(6), term: Term(3) }));
+        let fault = Fault::new(ErrorReason::NotLeader, "no")
+            .with("leader", 6)
+            .with("term", 3);
+        let Failure::NotLeader(leader) = classify(fault.into_status()) else {
+            panic!("it does not lead")
+        };
+        assert_eq!(
+            leader,
+            Some(Leader {
+                peer: PeerId(6),
+                term: Term(3)
+            })
+        );
         let fault = Fault::new(ErrorReason::NotLeader, "no");
-        assert!(matches!(classify(fault.into_status()), Failure::NotLeader(None)));
+        assert!(matches!(
+            classify(fault.into_status()),
+            Failure::NotLeader(None)
+        ));
     }
 
     #[test]
     fn broken_connection_leaves_the_fate_unknown() {
-        assert!(matches!(classify(Status::unavailable("reset")), Failure::Unknown));
-        assert!(matches!(classify(Status::cancelled("timeout")), Failure::Unknown));
-        assert!(matches!(classify(Status::unimplemented("older")), Failure::Final(_)));
+        assert!(matches!(
+            classify(Status::unavailable("reset")),
+            Failure::Unknown
+        ));
+        assert!(matches!(
+            classify(Status::cancelled("timeout")),
+            Failure::Unknown
+        ));
+        assert!(matches!(
+            classify(Status::unimplemented("older")),
+            Failure::Final(_)
+        ));
     }
 
     #[test]
     fn refusal_is_final_and_a_stopping_peer_is_not() {
         let status = |reason| Fault::new(reason, "x").into_status();
-        assert!(matches!(classify(status(ErrorReason::TopicNotFound)), Failure::Final(_)));
-        assert!(matches!(classify(status(ErrorReason::ShuttingDown)), Failure::Elsewhere(_)));
-        assert!(matches!(classify(status(ErrorReason::OutcomeUnknown)), Failure::Unknown));
+        assert!(matches!(
+            classify(status(ErrorReason::TopicNotFound)),
+            Failure::Final(_)
+        ));
+        assert!(matches!(
+            classify(status(ErrorReason::ShuttingDown)),
+            Failure::Elsewhere(_)
+        ));
+        assert!(matches!(
+            classify(status(ErrorReason::OutcomeUnknown)),
+            Failure::Unknown
+        ));
     }
 }

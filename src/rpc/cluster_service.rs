@@ -17,43 +17,73 @@ pub struct ClusterApi(pub Api);
 impl ClusterService for ClusterApi {
     type WatchClusterStream = Never<proto::WatchClusterResponse>;
 
-    async fn get_cluster(&self, _: Request<proto::GetClusterRequest>) -> Result<Response<proto::GetClusterResponse>, Status> {
+    async fn get_cluster(
+        &self,
+        _: Request<proto::GetClusterRequest>,
+    ) -> Result<Response<proto::GetClusterResponse>, Status> {
         Ok(self.0.get_cluster())
     }
 
-    async fn watch_cluster(&self, _: Request<proto::WatchClusterRequest>) -> Result<Response<Self::WatchClusterStream>, Status> {
+    async fn watch_cluster(
+        &self,
+        _: Request<proto::WatchClusterRequest>,
+    ) -> Result<Response<Self::WatchClusterStream>, Status> {
         Err(self.0.refuse(refusal::not_implemented("WatchCluster")))
     }
 
-    async fn join_cluster(&self, _: Request<proto::JoinClusterRequest>) -> Result<Response<proto::JoinClusterResponse>, Status> {
+    async fn join_cluster(
+        &self,
+        _: Request<proto::JoinClusterRequest>,
+    ) -> Result<Response<proto::JoinClusterResponse>, Status> {
         Err(self.0.refuse(refusal::not_implemented("JoinCluster")))
     }
 
-    async fn leave_cluster(&self, _: Request<proto::LeaveClusterRequest>) -> Result<Response<proto::LeaveClusterResponse>, Status> {
+    async fn leave_cluster(
+        &self,
+        _: Request<proto::LeaveClusterRequest>,
+    ) -> Result<Response<proto::LeaveClusterResponse>, Status> {
         Err(self.0.refuse(refusal::not_implemented("LeaveCluster")))
     }
 
-    async fn move_vertex(&self, _: Request<proto::MoveVertexRequest>) -> Result<Response<proto::MoveVertexResponse>, Status> {
+    async fn move_vertex(
+        &self,
+        _: Request<proto::MoveVertexRequest>,
+    ) -> Result<Response<proto::MoveVertexResponse>, Status> {
         Err(self.0.refuse(refusal::not_implemented("MoveVertex")))
     }
 
-    async fn pin_topic(&self, _: Request<proto::PinTopicRequest>) -> Result<Response<proto::PinTopicResponse>, Status> {
+    async fn pin_topic(
+        &self,
+        _: Request<proto::PinTopicRequest>,
+    ) -> Result<Response<proto::PinTopicResponse>, Status> {
         Err(self.0.refuse(refusal::not_implemented("PinTopic")))
     }
 
-    async fn inject_fault(&self, _: Request<proto::InjectFaultRequest>) -> Result<Response<proto::InjectFaultResponse>, Status> {
+    async fn inject_fault(
+        &self,
+        _: Request<proto::InjectFaultRequest>,
+    ) -> Result<Response<proto::InjectFaultResponse>, Status> {
         Err(self.0.refuse(refusal::not_implemented("InjectFault")))
     }
 
-    async fn clear_faults(&self, _: Request<proto::ClearFaultsRequest>) -> Result<Response<proto::ClearFaultsResponse>, Status> {
+    async fn clear_faults(
+        &self,
+        _: Request<proto::ClearFaultsRequest>,
+    ) -> Result<Response<proto::ClearFaultsResponse>, Status> {
         Err(self.0.refuse(refusal::not_implemented("ClearFaults")))
     }
 
-    async fn verify_replicas(&self, _: Request<proto::VerifyReplicasRequest>) -> Result<Response<proto::VerifyReplicasResponse>, Status> {
+    async fn verify_replicas(
+        &self,
+        _: Request<proto::VerifyReplicasRequest>,
+    ) -> Result<Response<proto::VerifyReplicasResponse>, Status> {
         Err(self.0.refuse(refusal::not_implemented("VerifyReplicas")))
     }
 
-    async fn snapshot(&self, _: Request<proto::SnapshotRequest>) -> Result<Response<proto::SnapshotResponse>, Status> {
+    async fn snapshot(
+        &self,
+        _: Request<proto::SnapshotRequest>,
+    ) -> Result<Response<proto::SnapshotResponse>, Status> {
         Err(self.0.refuse(refusal::not_implemented("Snapshot")))
     }
 }

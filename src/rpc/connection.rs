@@ -15,5 +15,8 @@ pub fn is_peer_call(path: &str) -> bool {
 /// The answer to any call on a connection beyond the limit.
 pub fn connections_exhausted(connections_max: u32) -> http::Response<tonic::body::Body> {
     let message = format!("this peer serves {connections_max} connections, and has them");
-    Fault::new(ErrorReason::ConnectionsExhausted, message).with("limit", connections_max).into_status().into_http()
+    Fault::new(ErrorReason::ConnectionsExhausted, message)
+        .with("limit", connections_max)
+        .into_status()
+        .into_http()
 }

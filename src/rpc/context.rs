@@ -55,7 +55,10 @@ impl Context {
     /// `FIELD_INVALID` when the metadata names a peer that cannot be.
     pub fn read<T>(request: &tonic::Request<T>, patience: Duration) -> Result<Self, Fault> {
         let arrival = request.extensions().get::<Arrival>().copied();
-        let arrival = arrival.unwrap_or_else(|| Arrival { at: Instant::now(), timeout: None });
+        let arrival = arrival.unwrap_or_else(|| Arrival {
+            at: Instant::now(),
+            timeout: None,
+        });
         let deadline = match arrival.timeout {
             Some(timeout) => arrival.at + timeout - (timeout / MARGIN_SHARE).min(MARGIN_MAX),
             None => arrival.at + TIMEOUT_DEFAULT + patience,
@@ -76,7 +79,10 @@ fn forwarded_by(metadata: &MetadataMap) -> Result<Option<PeerId>, Fault> {
     let peer = value.to_str().ok().and_then(|text| text.parse().ok());
     match peer {
         Some(peer) => Ok(Some(PeerId(peer))),
-        None => Err(convert::invalid(FORWARDED_BY, format!("{FORWARDED_BY} is not the number of a peer"))),
+        None => Err(convert::invalid(
+            FORWARDED_BY,
+            format!("{FORWARDED_BY} is not the number of a peer"),
+        )),
     }
 }
 
@@ -86,7 +92,11 @@ pub fn tag(metadata: &mut MetadataMap, cluster: &Cluster, peer: PeerId) {
     let (Some(here), Some(there)) = (bits(cluster.this()), bits(peer)) else {
         return;
     };
-    let route = if peer == cluster.this() { here } else { format!("{here}>{there}") };
+    let route = if peer == cluster.this() {
+        here
+    } else {
+        format!("{here}>{there}")
+    };
     // Bits and `>` are always a header value.
     if let (Ok(served_by), Ok(route)) = (there.parse(), route.parse()) {
         metadata.insert(SERVED_BY, served_by);
@@ -102,22 +112,53 @@ mod tests {
     fn deadline_leaves_time_for_the_answer() {
         let mut request = tonic::Request::new(());
         let at = Instant::now();
-        request.extensions_mut().insert(Arrival { at, timeout: Some(Duration::from_millis(100)) });
-        assert_eq!(Context::read(&request, Duration::ZERO).unwrap().deadline, at + Duration::from_millis(95));
-        request.extensions_mut().insert(Arrival { at, timeout: Some(Duration::from_secs(60)) });
-        assert_eq!(Context::read(&request, Duration::ZERO).unwrap().deadline, at + Duration::from_millis(59_980));
-        request.extensions_mut().insert(Arrival { at, timeout: None });
+        request.extensions_mut().insert(Arrival {
+            at,
+            timeout: Some(Duration::from_millis(100)),
+        });
+        assert_eq!(
+            Context::read(&request, Duration::ZERO).unwrap().deadline,
+            at + Duration::from_millis(95)
+        );
+        request.extensions_mut().insert(Arrival {
+            at,
+            timeout: Some(Duration::from_secs(60)),
+        });
+        assert_eq!(
+            Context::read(&request, Duration::ZERO).unwrap().deadline,
+            at + Duration::from_millis(59_980)
+        );
+        request
+            .extensions_mut()
+            .insert(Arrival { at, timeout: None });
         let patience = Duration::from_secs(5);
-        assert_eq!(Context::read(&request, patience).unwrap().deadline, at + TIMEOUT_DEFAULT + patience);
+        assert_eq!(
+            Context::read(&request, patience).unwrap().deadline,
+            at + TIMEOUT_DEFAULT + patience
+        );
     }
 
     #[test]
     fn forwarding_peer_is_a_number() {
         let mut request = tonic::Request::new(());
-        assert_eq!(Context::read(&request, Duration::ZERO).unwrap().forwarded_by, None);
-        request.metadata_mut().insert(FORWARDED_BY, "3".parse().unwrap());
-        assert_eq!(Context::read(&request, Duration::ZERO).unwrap().forwarded_by, Some(PeerId(3)));
-        request.metadata_mut().insert(FORWARDED_BY, "x".parse().unwrap());
+        assert_eq!(
+            Context::read(&request, Duration::ZERO)
+                .unwrap()
+                .forwarded_by,
+            None
+        );
+        request
+            .metadata_mut()
+            .insert(FORWARDED_BY, "3".parse().unwrap());
+        assert_eq!(
+            Context::read(&request, Duration::ZERO)
+                .unwrap()
+                .forwarded_by,
+            Some(PeerId(3))
+        );
+        request
+            .metadata_mut()
+            .insert(FORWARDED_BY, "x".parse().unwrap());
         assert!(Context::read(&request, Duration::ZERO).is_err());
     }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use cubecast_sdk::proto::v1::ErrorReason;
 use tokio::time::Instant;
 use tonic::Status;
+use tracing::debug;
 
 use super::status::Fault;
 use crate::router::{Aim, Leader, Router, Step};
@@ -78,6 +79,20 @@ pub enum Failure {
     Unknown,
 }
 
+impl Failure {
+    /// In a word, for the log.
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Final(_) => "refused",
+            Self::NotLeader(Some(_)) => "names another leader",
+            Self::NotLeader(None) => "does not lead",
+            Self::Unreached => "unreached",
+            Self::Elsewhere(_) => "unable",
+            Self::Unknown => "outcome unknown",
+        }
+    }
+}
+
 /// An answer and the peer that gave it.
 #[derive(Debug)]
 pub struct Answered<A> {
@@ -102,7 +117,12 @@ pub struct Failed {
 ///
 /// # Errors
 /// [`Failed`] when a replica refuses the call for good, when no majority can be reached, or at the deadline.
-pub async fn run<A: Attempt>(router: &Router, places: Places, ask: &Ask, attempt: &A) -> Result<Answered<A::Answer>, Failed> {
+pub async fn run<A: Attempt>(
+    router: &Router,
+    places: Places,
+    ask: &Ask,
+    attempt: &A,
+) -> Result<Answered<A::Answer>, Failed> {
     if ask.forwarded_by.is_some() {
         return answer_forwarded(router, places, ask, attempt).await;
     }
@@ -110,13 +130,18 @@ pub async fn run<A: Attempt>(router: &Router, places: Places, ask: &Ask, attempt
     let mut round = Round::new(places, *ask);
     loop {
         if Instant::now() >= ask.deadline {
-            return Err(Failed { status: round.timed_out(), peer: None });
+            return Err(Failed {
+                status: round.timed_out(),
+                peer: None,
+            });
         }
-        let (peer, result) = match search.next() {
+        let (peer, result) = match search.step() {
             Step::Here => (places.this, attempt.here().await),
             Step::Peer(peer) => (peer, attempt.there(peer).await),
             Step::Wait => {
-                let delay = round.next().map_err(|status| Failed { status, peer: None })?;
+                let delay = round
+                    .next()
+                    .map_err(|status| Failed { status, peer: None })?;
                 attempt.pause(delay).await;
                 continue;
             }
@@ -126,12 +151,20 @@ pub async fn run<A: Attempt>(router: &Router, places: Places, ask: &Ask, attempt
                 if ask.aim == Aim::Leader {
                     router.confirm(ask.vertex, peer);
                 }
-                return Ok(Answered { answer, peer, is_owner_unreached: round.is_owner_unreached });
+                return Ok(Answered {
+                    answer,
+                    peer,
+                    is_owner_unreached: round.is_owner_unreached,
+                });
             }
             Err(failure) => failure,
         };
+        debug!(vertex = %ask.vertex, asked = %peer, failure = failure.kind(), "another replica is tried, or the call fails");
         learn(router, ask.vertex, peer, &failure);
-        round.fail(peer, failure).map_err(|status| Failed { status, peer: Some(peer) })?;
+        round.fail(peer, failure).map_err(|status| Failed {
+            status,
+            peer: Some(peer),
+        })?;
     }
 }
 
@@ -154,13 +187,22 @@ async fn answer_forwarded<A: Attempt>(
     attempt: &A,
 ) -> Result<Answered<A::Answer>, Failed> {
     let status = match attempt.here().await {
-        Ok(answer) => return Ok(Answered { answer, peer: places.this, is_owner_unreached: false }),
+        Ok(answer) => {
+            return Ok(Answered {
+                answer,
+                peer: places.this,
+                is_owner_unreached: false,
+            });
+        }
         Err(Failure::Final(status) | Failure::Elsewhere(status)) => status,
         Err(Failure::NotLeader(leader)) => not_leader(router, ask.vertex, leader),
         Err(Failure::Unreached) => not_leader(router, ask.vertex, None),
         Err(Failure::Unknown) => outcome_unknown(ask.vertex),
     };
-    Err(Failed { status, peer: Some(places.this) })
+    Err(Failed {
+        status,
+        peer: Some(places.this),
+    })
 }
 
 /// What the router remembers of a failure.
@@ -168,7 +210,9 @@ fn learn(router: &Router, vertex: Vertex, peer: PeerId, failure: &Failure) {
     match failure {
         Failure::Final(_) => {}
         Failure::NotLeader(Some(leader)) if leader.peer != peer => router.learn(vertex, *leader),
-        Failure::NotLeader(_) | Failure::Unreached | Failure::Elsewhere(_) | Failure::Unknown => router.forget(vertex, peer),
+        Failure::NotLeader(_) | Failure::Unreached | Failure::Elsewhere(_) | Failure::Unknown => {
+            router.forget(vertex, peer)
+        }
     }
 }
 
@@ -213,13 +257,16 @@ impl Round {
             }
             Failure::Unreached => {
                 self.is_owner_unreached |= peer == self.places.owner;
-                self.last.get_or_insert_with(|| unreachable_peer(vertex, peer));
+                self.last
+                    .get_or_insert_with(|| unreachable_peer(vertex, peer));
             }
             Failure::Elsewhere(status) => {
                 self.reached += 1;
                 self.last = Some(status);
             }
-            Failure::Unknown if self.ask.fate == Fate::Single => return Err(outcome_unknown(vertex)),
+            Failure::Unknown if self.ask.fate == Fate::Single => {
+                return Err(outcome_unknown(vertex));
+            }
             Failure::Unknown => self.is_unknown = true,
         }
         Ok(())
@@ -227,7 +274,11 @@ impl Round {
 
     /// Begins the next round after the time returned; an error ends the call.
     fn next(&mut self) -> Result<Duration, Status> {
-        let needed = if self.ask.aim == Aim::Leader { self.places.quorum } else { 1 };
+        let needed = if self.ask.aim == Aim::Leader {
+            self.places.quorum
+        } else {
+            1
+        };
         if self.reached < needed && !self.is_unknown {
             self.unreached_rounds += 1;
         } else {
@@ -249,41 +300,67 @@ impl Round {
         match self.last.take() {
             _ if is_write_lost => outcome_unknown(self.ask.vertex),
             Some(status) => status,
-            None => Fault::new(ErrorReason::DeadlineExceeded, "the deadline has passed before anything was done").into_status(),
+            None => Fault::new(
+                ErrorReason::DeadlineExceeded,
+                "the deadline has passed before anything was done",
+            )
+            .into_status(),
         }
     }
 }
 
 /// This peer does not lead the shard and may not pass the call on.
 fn not_leader(router: &Router, vertex: Vertex, leader: Option<Leader>) -> Status {
-    let fault = Fault::new(ErrorReason::NotLeader, format!("this peer does not lead shard {vertex}")).with("shard", vertex);
+    let fault = Fault::new(
+        ErrorReason::NotLeader,
+        format!("this peer does not lead shard {vertex}"),
+    )
+    .with("shard", vertex);
     match leader {
         Some(Leader { peer, term }) => {
             let address = router.cluster().address(peer).unwrap_or_default();
-            fault.with("leader", peer).with("leader_address", address).with("term", term).into_status()
+            fault
+                .with("leader", peer)
+                .with("leader_address", address)
+                .with("term", term)
+                .into_status()
         }
         None => fault.into_status(),
     }
 }
 
 fn no_leader(vertex: Vertex) -> Status {
-    Fault::new(ErrorReason::NoLeader, format!("shard {vertex} has no leader at the moment")).with("shard", vertex).into_status()
+    Fault::new(
+        ErrorReason::NoLeader,
+        format!("shard {vertex} has no leader at the moment"),
+    )
+    .with("shard", vertex)
+    .into_status()
 }
 
 fn no_quorum(vertex: Vertex, needed: usize, reachable: usize) -> Status {
-    let text = format!("{reachable} of the {needed} replicas that shard {vertex} needs can be reached");
+    let text =
+        format!("{reachable} of the {needed} replicas that shard {vertex} needs can be reached");
     let fault = Fault::new(ErrorReason::NoQuorum, text).with("shard", vertex);
-    fault.with("voters", 2 * needed - 1).with("reachable", reachable).into_status()
+    fault
+        .with("voters", 2 * needed - 1)
+        .with("reachable", reachable)
+        .into_status()
 }
 
 fn unreachable_peer(vertex: Vertex, peer: PeerId) -> Status {
-    let fault = Fault::new(ErrorReason::PeerUnreachable, format!("peer {peer} cannot be reached for shard {vertex}"));
+    let fault = Fault::new(
+        ErrorReason::PeerUnreachable,
+        format!("peer {peer} cannot be reached for shard {vertex}"),
+    );
     fault.with("shard", vertex).with("peer", peer).into_status()
 }
 
 fn outcome_unknown(vertex: Vertex) -> Status {
     let text = format!("the write to shard {vertex} may have happened or may yet happen");
-    Fault::new(ErrorReason::OutcomeUnknown, text).with("shard", vertex).into_status()
+    Fault::new(ErrorReason::OutcomeUnknown, text)
+        .with("shard", vertex)
+        .into_status()
 }
 
 #[cfg(test)]

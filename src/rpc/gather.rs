@@ -25,13 +25,17 @@ impl Api {
         request: Request<public::DeleteSubscriberRequest>,
     ) -> Result<Response<public::DeleteSubscriberResponse>, Status> {
         let refuse = |fault: Fault| self.refuse(fault.into_status());
-        let operation = DeleteSubscriber::parse(request.get_ref(), self.checks()).map_err(refuse)?;
+        let operation =
+            DeleteSubscriber::parse(request.get_ref(), self.checks()).map_err(refuse)?;
         let context = Context::read(&request, operation.patience()).map_err(refuse)?;
         let request = request.into_inner();
         let mut removed = 0;
         // The peer that forwarded the call has done this part.
         if context.forwarded_by.is_none() {
-            removed = self.remove_subscriptions(&request.subscriber, &context).await.map_err(|failed| self.fail(failed))?;
+            removed = self
+                .remove_subscriptions(&request.subscriber, &context)
+                .await
+                .map_err(|failed| self.fail(failed))?;
         }
         let result = Box::pin(self.run(&operation, &request, &context)).await;
         let mut response = self.respond(result, &operation)?;
@@ -39,16 +43,26 @@ impl Api {
         Ok(response)
     }
 
-    async fn remove_subscriptions(&self, subscriber: &str, context: &Context) -> Result<u64, Failed> {
+    async fn remove_subscriptions(
+        &self,
+        subscriber: &str,
+        context: &Context,
+    ) -> Result<u64, Failed> {
         let mut removed = 0;
         for vertex in self.cluster().dimension().vertices() {
             let request = proto::RemoveSubscriptionsRequest {
                 shard: u32::from(vertex.index()),
                 subscriber: subscriber.to_owned(),
             };
-            let refuse = |fault: Fault| Failed { status: fault.into_status(), peer: Some(self.cluster().this()) };
+            let refuse = |fault: Fault| Failed {
+                status: fault.into_status(),
+                peer: Some(self.cluster().this()),
+            };
             let operation = RemoveSubscriptions::parse(&request, self.checks()).map_err(refuse)?;
-            removed += Box::pin(self.run(&operation, &request, context)).await?.answer.removed;
+            removed += Box::pin(self.run(&operation, &request, context))
+                .await?
+                .answer
+                .removed;
         }
         Ok(removed)
     }
@@ -63,7 +77,10 @@ impl Api {
         let context = Context::read(&request, Duration::ZERO).map_err(refuse)?;
         let request = request.into_inner();
         let left = context.deadline.saturating_duration_since(Instant::now());
-        let first = Context { deadline: Instant::now() + (left / 2).min(LOCATE_LEADER_MAX), ..context.clone() };
+        let first = Context {
+            deadline: Instant::now() + (left / 2).min(LOCATE_LEADER_MAX),
+            ..context.clone()
+        };
         match Box::pin(self.run(&operation, &request, &first)).await {
             Err(failed) if is_leaderless(&failed) && context.forwarded_by.is_none() => {
                 let any = operation.of_any_replica();
@@ -77,5 +94,8 @@ impl Api {
 
 /// The call failed for want of a leader.
 fn is_leaderless(failed: &Failed) -> bool {
-    matches!(failed.status.code(), Code::Unavailable | Code::DeadlineExceeded)
+    matches!(
+        failed.status.code(),
+        Code::Unavailable | Code::DeadlineExceeded
+    )
 }

@@ -21,13 +21,23 @@ use bytes::Bytes;
 /// A [`Fault`] that names the message and the limit.
 pub fn check(messages: Bytes, limits: &Limits) -> Result<Batch, Fault> {
     let batch = Batch::new(messages).map_err(|error| match error {
-        BatchError::Empty => Fault::new(ErrorReason::BatchEmpty, "a publish has at least one message").in_field("messages"),
+        BatchError::Empty => Fault::new(
+            ErrorReason::BatchEmpty,
+            "a publish has at least one message",
+        )
+        .in_field("messages"),
         BatchError::Frame { .. } => Fault::new(ErrorReason::RequestMalformed, error.to_string()),
     })?;
     if batch.count() > limits.publish_messages_max {
-        let text = format!("a publish has at most {} messages, this one has {}", limits.publish_messages_max, batch.count());
+        let text = format!(
+            "a publish has at most {} messages, this one has {}",
+            limits.publish_messages_max,
+            batch.count()
+        );
         let fault = Fault::new(ErrorReason::BatchTooMany, text).in_field("messages");
-        return Err(fault.with("limit", limits.publish_messages_max).with("actual", batch.count()));
+        return Err(fault
+            .with("limit", limits.publish_messages_max)
+            .with("actual", batch.count()));
     }
     let mut rest: &[u8] = batch.payload();
     let mut index: u32 = 0;
@@ -50,17 +60,31 @@ fn next_message<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
 fn check_message(message: &[u8], index: u32, limits: &Limits) -> Result<(), Fault> {
     let field = || format!("messages[{index}]");
     if message.len() as u64 > limits.message_bytes_max {
-        let text = format!("a message has at most {} bytes, this one has {}", limits.message_bytes_max, message.len());
-        let fault = Fault::new(ErrorReason::MessageTooLarge, text).in_field(field()).with("index", index);
-        return Err(fault.with("limit", limits.message_bytes_max).with("actual", message.len()));
+        let text = format!(
+            "a message has at most {} bytes, this one has {}",
+            limits.message_bytes_max,
+            message.len()
+        );
+        let fault = Fault::new(ErrorReason::MessageTooLarge, text)
+            .in_field(field())
+            .with("index", index);
+        return Err(fault
+            .with("limit", limits.message_bytes_max)
+            .with("actual", message.len()));
     }
     match has_content(message) {
         Ok(true) => Ok(()),
         Ok(false) => {
-            let fault = Fault::new(ErrorReason::MessageEmpty, "a message has a key or a payload");
+            let fault = Fault::new(
+                ErrorReason::MessageEmpty,
+                "a message has a key or a payload",
+            );
             Err(fault.in_field(field()).with("index", index))
         }
-        Err(error) => Err(Fault::new(ErrorReason::RequestMalformed, format!("{}: {error}", field()))),
+        Err(error) => Err(Fault::new(
+            ErrorReason::RequestMalformed,
+            format!("{}: {error}", field()),
+        )),
     }
 }
 
@@ -83,7 +107,9 @@ fn check_header(mut header: &[u8]) -> Result<(), DecodeError> {
     while header.has_remaining() {
         let (tag, wire_type) = encoding::decode_key(&mut header)?;
         match tag {
-            1 if str::from_utf8(bytes_field(wire_type, &mut header)?).is_err() => return Err(broken_text()),
+            1 if str::from_utf8(bytes_field(wire_type, &mut header)?).is_err() => {
+                return Err(broken_text());
+            }
             1 => {}
             2 => drop(bytes_field(wire_type, &mut header)?),
             _ => encoding::skip_field(wire_type, tag, &mut header, DecodeContext::default())?,
@@ -95,7 +121,9 @@ fn check_header(mut header: &[u8]) -> Result<(), DecodeError> {
 fn bytes_field<'a>(wire_type: WireType, rest: &mut &'a [u8]) -> Result<&'a [u8], DecodeError> {
     encoding::check_wire_type(WireType::LengthDelimited, wire_type)?;
     let length = encoding::decode_varint(rest)?;
-    let split = usize::try_from(length).ok().and_then(|length| rest.split_at_checked(length));
+    let split = usize::try_from(length)
+        .ok()
+        .and_then(|length| rest.split_at_checked(length));
     let (field, after) = split.ok_or_else(broken_text)?;
     *rest = after;
     Ok(field)
@@ -105,7 +133,12 @@ fn bytes_field<'a>(wire_type: WireType, rest: &mut &'a [u8]) -> Result<&'a [u8],
 fn broken_text() -> DecodeError {
     let mut text = String::new();
     let invalid: &[u8] = &[1, 0xff];
-    let result = encoding::string::merge(WireType::LengthDelimited, &mut text, &mut { invalid }, DecodeContext::default());
+    let result = encoding::string::merge(
+        WireType::LengthDelimited,
+        &mut text,
+        &mut { invalid },
+        DecodeContext::default(),
+    );
     match result {
         Err(error) => error,
         Ok(()) => unreachable!("the byte ff is in no text"),
@@ -120,15 +153,27 @@ mod tests {
     use super::*;
 
     fn run(messages: Vec<proto::Message>) -> Bytes {
-        proto::PublishRequest { messages, ..Default::default() }.encode_to_vec().into()
+        proto::PublishRequest {
+            messages,
+            ..Default::default()
+        }
+        .encode_to_vec()
+        .into()
     }
 
     fn payload(bytes: usize) -> proto::Message {
-        proto::Message { payload: vec![7; bytes].into(), ..Default::default() }
+        proto::Message {
+            payload: vec![7; bytes].into(),
+            ..Default::default()
+        }
     }
 
     fn limits() -> Limits {
-        Limits { message_bytes_max: 100, publish_messages_max: 3, ..Limits::default() }
+        Limits {
+            message_bytes_max: 100,
+            publish_messages_max: 3,
+            ..Limits::default()
+        }
     }
 
     fn why(messages: Bytes) -> (ErrorReason, Option<String>) {
@@ -138,15 +183,30 @@ mod tests {
 
     #[test]
     fn messages_at_the_limits_pass() {
-        let header = proto::Header { name: "n".to_owned(), value: Bytes::from_static(b"v") };
-        let only_key = proto::Message { key: Bytes::from_static(b"k"), headers: vec![header], ..Default::default() };
+        let header = proto::Header {
+            name: "n".to_owned(),
+            value: Bytes::from_static(b"v"),
+        };
+        let only_key = proto::Message {
+            key: Bytes::from_static(b"k"),
+            headers: vec![header],
+            ..Default::default()
+        };
         assert_eq!(payload(98).encoded_len(), 100);
-        assert_eq!(check(run(vec![payload(98), only_key, payload(1)]), &limits()).unwrap().count(), 3);
+        assert_eq!(
+            check(run(vec![payload(98), only_key, payload(1)]), &limits())
+                .unwrap()
+                .count(),
+            3
+        );
     }
 
     #[test]
     fn each_limit_names_itself_and_the_message() {
-        assert_eq!(why(Bytes::new()), (ErrorReason::BatchEmpty, Some("messages".to_owned())));
+        assert_eq!(
+            why(Bytes::new()),
+            (ErrorReason::BatchEmpty, Some("messages".to_owned()))
+        );
         assert_eq!(why(run(vec![payload(1); 4])).0, ErrorReason::BatchTooMany);
         assert_eq!(
             why(run(vec![payload(1), payload(99)])),
@@ -160,8 +220,18 @@ mod tests {
 
     #[test]
     fn messages_that_a_reader_could_not_decode_do_not_pass() {
-        for broken in [&b"\x22\x02\x12\x05"[..], b"\x22\x02\x10\x05", b"\x22\x01\x12", b"\x22\x05\x1a\x03\x0a\x01\xff", b"\x18\x01"] {
-            assert_eq!(why(Bytes::from_static(broken)).0, ErrorReason::RequestMalformed, "{broken:?}");
+        for broken in [
+            &b"\x22\x02\x12\x05"[..],
+            b"\x22\x02\x10\x05",
+            b"\x22\x01\x12",
+            b"\x22\x05\x1a\x03\x0a\x01\xff",
+            b"\x18\x01",
+        ] {
+            assert_eq!(
+                why(Bytes::from_static(broken)).0,
+                ErrorReason::RequestMalformed,
+                "{broken:?}"
+            );
         }
     }
 }

@@ -28,8 +28,8 @@ pub mod status;
 pub mod wire;
 
 use tonic::service::Routes;
-use tonic_health::server::HealthReporter;
 use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
 
 pub use api::{Api, Parts};
 pub use connection::{connections_exhausted, is_peer_call};
@@ -57,7 +57,11 @@ type Never<T> = futures::stream::Empty<Result<T, tonic::Status>>;
 ///
 /// # Errors
 /// [`Error::Reflection`] when the descriptors cannot be read.
-pub fn routes(api: &Api, health: Health, more: impl FnOnce(Routes) -> Routes) -> Result<Routes, Error> {
+pub fn routes(
+    api: &Api,
+    health: Health,
+    more: impl FnOnce(Routes) -> Routes,
+) -> Result<Routes, Error> {
     let limit = usize::try_from(api.parts.limits.request_bytes_max).unwrap_or(usize::MAX);
     let reflection = || {
         tonic_reflection::server::Builder::configure()
@@ -66,14 +70,18 @@ pub fn routes(api: &Api, health: Health, more: impl FnOnce(Routes) -> Routes) ->
             // A client that prints the details of an error looks their types up here.
             .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
-    let routes = Routes::new(PeerServiceServer::new(PeerApi(api.clone())).max_decoding_message_size(limit))
-        .add_service(ClusterServiceServer::new(ClusterApi(api.clone())).max_decoding_message_size(limit))
-        .add_service(
-            DirectoryServiceServer::new(DirectoryApi(api.clone())).max_decoding_message_size(PEER_REQUEST_BYTES_MAX),
-        )
-        .add_service(health.service)
-        .add_service(reflection().build_v1()?)
-        .add_service(reflection().build_v1alpha()?);
+    let routes =
+        Routes::new(PeerServiceServer::new(PeerApi(api.clone())).max_decoding_message_size(limit))
+            .add_service(
+                ClusterServiceServer::new(ClusterApi(api.clone())).max_decoding_message_size(limit),
+            )
+            .add_service(
+                DirectoryServiceServer::new(DirectoryApi(api.clone()))
+                    .max_decoding_message_size(PEER_REQUEST_BYTES_MAX),
+            )
+            .add_service(health.service)
+            .add_service(reflection().build_v1()?)
+            .add_service(reflection().build_v1alpha()?);
     let routes = Routes::from(routes.into_axum_router().layer(api.edge.clone()));
     Ok(more(routes).prepare())
 }
@@ -84,7 +92,8 @@ pub struct Health {
     reporter: HealthReporter,
 }
 
-type HealthService = tonic_health::pb::health_server::HealthServer<tonic_health::server::HealthService>;
+type HealthService =
+    tonic_health::pb::health_server::HealthServer<tonic_health::server::HealthService>;
 
 /// Sets what health checks answer. A cheap handle.
 #[derive(Clone)]
@@ -96,14 +105,21 @@ impl Health {
     /// A health service that says `NOT_SERVING` of every service until told otherwise.
     pub async fn new() -> Self {
         let reporter = HealthReporter::new();
-        let health = Self { service: HealthService::new(tonic_health::server::HealthService::from_health_reporter(reporter.clone())), reporter };
+        let health = Self {
+            service: HealthService::new(tonic_health::server::HealthService::from_health_reporter(
+                reporter.clone(),
+            )),
+            reporter,
+        };
         health.switch().set(ServingStatus::NotServing).await;
         health
     }
 
     /// The switch.
     pub fn switch(&self) -> HealthSwitch {
-        HealthSwitch { reporter: self.reporter.clone() }
+        HealthSwitch {
+            reporter: self.reporter.clone(),
+        }
     }
 }
 
@@ -132,3 +148,6 @@ pub enum Error {
     #[error("the descriptors of the API cannot be served")]
     Reflection(#[from] tonic_reflection::server::Error),
 }
+
+#[cfg(test)]
+mod tests;

@@ -29,7 +29,12 @@ impl Api {
         let mut shards = Vec::new();
         for replica in self.parts.replicas.all() {
             let topic_count = topic_count(&replica).await;
-            shards.push(answer::shard_status(cluster, replica.shard(), &replica.status(), topic_count));
+            shards.push(answer::shard_status(
+                cluster,
+                replica.shard(),
+                &replica.status(),
+                topic_count,
+            ));
         }
         let vertex = own.map_or_else(String::new, |vertex| vertex.to_string());
         Ok(self.tagged(proto::GetNodeStatusResponse {
@@ -42,7 +47,9 @@ impl Api {
             replication_factor: u32::from(cluster.replication_factor()),
             version: facts.version.to_owned(),
             start_time: Some(answer::timestamp(facts.started)),
-            uptime: Some(answer::duration(Duration::from_nanos(now.at.0.saturating_sub(facts.started.0)))),
+            uptime: Some(answer::duration(Duration::from_nanos(
+                now.at.0.saturating_sub(facts.started.0),
+            ))),
             incarnation: facts.incarnation.0,
             is_ready: now.is_ready,
             is_draining: now.is_draining,
@@ -71,10 +78,18 @@ impl Api {
             vertex: member.vertex.to_string(),
             address: member.address.clone(),
             vertices: vec![member.vertex.to_string()],
-            state: if member.peer == cluster.this() { MemberState::Alive } else { MemberState::Unspecified }.into(),
+            state: if member.peer == cluster.this() {
+                MemberState::Alive
+            } else {
+                MemberState::Unspecified
+            }
+            .into(),
             heard_time: None,
         });
-        let vertices = cluster.dimension().vertices().map(|vertex| self.vertex_status(vertex));
+        let vertices = cluster
+            .dimension()
+            .vertices()
+            .map(|vertex| self.vertex_status(vertex));
         let (members, vertices) = (members.collect(), vertices.collect());
         self.tagged(proto::GetClusterResponse {
             cluster: Some(proto::Cluster {
@@ -99,7 +114,10 @@ impl Api {
                 let status = replica.status();
                 (status.leader, status.term.0)
             }
-            None => self.router.leader(vertex).map_or((None, 0), |leader| (Some(leader.peer), leader.term.0)),
+            None => self
+                .router
+                .leader(vertex)
+                .map_or((None, 0), |leader| (Some(leader.peer), leader.term.0)),
         };
         let number = |peer: PeerId| u32::from(peer.0);
         proto::VertexStatus {
@@ -128,7 +146,11 @@ impl Api {
 
     fn tagged<T>(&self, answer: T) -> Response<T> {
         let mut response = Response::new(answer);
-        context::tag(response.metadata_mut(), self.cluster(), self.cluster().this());
+        context::tag(
+            response.metadata_mut(),
+            self.cluster(),
+            self.cluster().this(),
+        );
         response
     }
 }
@@ -150,5 +172,9 @@ async fn topic_count(replica: &Replica) -> u64 {
             }
         }
     };
-    tokio::task::spawn_blocking(count).await.ok().and_then(Result::ok).unwrap_or(0)
+    tokio::task::spawn_blocking(count)
+        .await
+        .ok()
+        .and_then(Result::ok)
+        .unwrap_or(0)
 }

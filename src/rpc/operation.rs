@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use prost::Message;
 
-use super::api::Api;
+use super::api::{Api, Names};
 use super::forward::Fate;
 use super::status::Fault;
 use crate::broker::{Call, Error};
@@ -31,7 +31,7 @@ pub use subscription::{Acknowledge, Seek, Subscribe, Unsubscribe};
 pub use topic::{CreateTopic, DeleteTopic, GetTopic, LocateTopic};
 
 /// The replica, the directory and the deadline of a call.
-pub type Here<'a> = Call<'a, Replica, Api>;
+pub type Here<'a> = Call<'a, Replica, Names<'a>>;
 
 /// What requests are checked against.
 #[derive(Debug, Clone, Copy)]
@@ -74,7 +74,11 @@ pub trait Operation: Sized + Send + Sync {
     }
 
     /// Does it at a replica of this peer.
-    fn serve(&self, api: &Api, here: Here<'_>) -> impl Future<Output = Result<Self::Response, Error>> + Send;
+    fn serve(
+        &self,
+        api: &Api,
+        here: Here<'_>,
+    ) -> impl Future<Output = Result<Self::Response, Error>> + Send;
 
     /// Takes note in the answer of why the owner did not give it.
     fn note(_response: &mut Self::Response, _text: String) {}

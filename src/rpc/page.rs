@@ -26,7 +26,13 @@ pub struct Place {
 /// The text of a place in the list with these filters.
 pub fn token(list: &[&str], place: &Place) -> String {
     let name = |name: &Option<Name>| name.as_ref().map_or_else(String::new, ToString::to_string);
-    format!("{:08x}~{}~{}~{}", hash(list), place.vertex, name(&place.after), name(&place.after_second))
+    format!(
+        "{:08x}~{}~{}~{}",
+        hash(list),
+        place.vertex,
+        name(&place.after),
+        name(&place.after_second)
+    )
 }
 
 /// The place that a token names; `None` for an empty one: from the beginning.
@@ -37,7 +43,13 @@ pub fn place(list: &[&str], token: &str, dimension: Dimension) -> Result<Option<
     if token.is_empty() {
         return Ok(None);
     }
-    let wrong = || Fault::new(ErrorReason::PageTokenInvalid, "the page token is not of this list").in_field("page_token");
+    let wrong = || {
+        Fault::new(
+            ErrorReason::PageTokenInvalid,
+            "the page token is not of this list",
+        )
+        .in_field("page_token")
+    };
     let parts: Vec<&str> = token.split('~').collect();
     let &[hash_text, vertex, after, after_second] = parts.as_slice() else {
         return Err(wrong());
@@ -47,13 +59,19 @@ pub fn place(list: &[&str], token: &str, dimension: Dimension) -> Result<Option<
         return Err(wrong());
     }
     let name = |text| convert::optional_name(text, "page_token").map_err(|_| wrong());
-    Ok(Some(Place { vertex, after: name(after)?, after_second: name(after_second)? }))
+    Ok(Some(Place {
+        vertex,
+        after: name(after)?,
+        after_second: name(after_second)?,
+    }))
 }
 
 /// FNV-1a: tells lists apart, protects nothing.
 fn hash(list: &[&str]) -> u32 {
     let bytes = list.iter().flat_map(|part| part.bytes().chain([b'~']));
-    bytes.fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+    bytes.fold(0x811c_9dc5, |hash, byte| {
+        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+    })
 }
 
 #[cfg(test)]
@@ -63,17 +81,34 @@ mod tests {
     #[test]
     fn token_leads_back_to_its_place_and_only_in_its_list() {
         let dimension = Dimension::new(3).unwrap();
-        let place_of = |token: &str, list: &[&str]| place(list, token, dimension).map_err(|fault| fault.reason);
-        for (after, after_second) in [(None, None), (Some("news"), None), (Some("a-b"), Some("c.d"))] {
+        let place_of = |token: &str, list: &[&str]| {
+            place(list, token, dimension).map_err(|fault| fault.reason)
+        };
+        for (after, after_second) in [
+            (None, None),
+            (Some("news"), None),
+            (Some("a-b"), Some("c.d")),
+        ] {
             let name = |text: Option<&str>| text.map(|text| Name::new(text).unwrap());
-            let there = Place { vertex: "101".parse().unwrap(), after: name(after), after_second: name(after_second) };
+            let there = Place {
+                vertex: "101".parse().unwrap(),
+                after: name(after),
+                after_second: name(after_second),
+            };
             let text = token(&["topics", "p"], &there);
             assert_eq!(place_of(&text, &["topics", "p"]), Ok(Some(there)));
-            assert_eq!(place_of(&text, &["topics", "q"]), Err(ErrorReason::PageTokenInvalid));
+            assert_eq!(
+                place_of(&text, &["topics", "q"]),
+                Err(ErrorReason::PageTokenInvalid)
+            );
         }
         assert_eq!(place_of("", &["topics"]), Ok(None));
         for wrong in ["x", "~~~", "00000000~101~~", "811c9dc5~1~~", "~", "é~101~~"] {
-            assert_eq!(place_of(wrong, &["topics"]), Err(ErrorReason::PageTokenInvalid), "{wrong}");
+            assert_eq!(
+                place_of(wrong, &["topics"]),
+                Err(ErrorReason::PageTokenInvalid),
+                "{wrong}"
+            );
         }
     }
 }

@@ -19,99 +19,171 @@ impl PeerService for PeerApi {
     type PublishStreamStream = Never<proto::PublishStreamResponse>;
     type StreamPullStream = Never<proto::StreamPullResponse>;
 
-    async fn create_publisher(&self, request: Request<proto::CreatePublisherRequest>) -> Result<Response<proto::CreatePublisherResponse>, Status> {
+    async fn create_publisher(
+        &self,
+        request: Request<proto::CreatePublisherRequest>,
+    ) -> Result<Response<proto::CreatePublisherResponse>, Status> {
         self.0.call::<operation::CreatePublisher>(request).await
     }
 
-    async fn delete_publisher(&self, request: Request<proto::DeletePublisherRequest>) -> Result<Response<proto::DeletePublisherResponse>, Status> {
+    async fn delete_publisher(
+        &self,
+        request: Request<proto::DeletePublisherRequest>,
+    ) -> Result<Response<proto::DeletePublisherResponse>, Status> {
         self.0.call::<operation::DeletePublisher>(request).await
     }
 
-    async fn create_subscriber(&self, request: Request<proto::CreateSubscriberRequest>) -> Result<Response<proto::CreateSubscriberResponse>, Status> {
+    async fn create_subscriber(
+        &self,
+        request: Request<proto::CreateSubscriberRequest>,
+    ) -> Result<Response<proto::CreateSubscriberResponse>, Status> {
         self.0.call::<operation::CreateSubscriber>(request).await
     }
 
-    async fn create_topic(&self, request: Request<proto::CreateTopicRequest>) -> Result<Response<proto::CreateTopicResponse>, Status> {
+    async fn create_topic(
+        &self,
+        request: Request<proto::CreateTopicRequest>,
+    ) -> Result<Response<proto::CreateTopicResponse>, Status> {
         self.0.call::<operation::CreateTopic>(request).await
     }
 
-    async fn get_topic(&self, request: Request<proto::GetTopicRequest>) -> Result<Response<proto::GetTopicResponse>, Status> {
+    async fn get_topic(
+        &self,
+        request: Request<proto::GetTopicRequest>,
+    ) -> Result<Response<proto::GetTopicResponse>, Status> {
         self.0.call::<operation::GetTopic>(request).await
     }
 
-    async fn delete_topic(&self, request: Request<proto::DeleteTopicRequest>) -> Result<Response<proto::DeleteTopicResponse>, Status> {
+    async fn delete_topic(
+        &self,
+        request: Request<proto::DeleteTopicRequest>,
+    ) -> Result<Response<proto::DeleteTopicResponse>, Status> {
         self.0.call::<operation::DeleteTopic>(request).await
     }
 
-    async fn publish(&self, request: Request<wire::PublishRequest>) -> Result<Response<proto::PublishResponse>, Status> {
+    async fn publish(
+        &self,
+        request: Request<wire::PublishRequest>,
+    ) -> Result<Response<proto::PublishResponse>, Status> {
         self.0.call::<operation::Publish>(request).await
     }
 
-    async fn subscribe(&self, request: Request<proto::SubscribeRequest>) -> Result<Response<proto::SubscribeResponse>, Status> {
+    async fn subscribe(
+        &self,
+        request: Request<proto::SubscribeRequest>,
+    ) -> Result<Response<proto::SubscribeResponse>, Status> {
         self.0.call::<operation::Subscribe>(request).await
     }
 
-    async fn unsubscribe(&self, request: Request<proto::UnsubscribeRequest>) -> Result<Response<proto::UnsubscribeResponse>, Status> {
+    async fn unsubscribe(
+        &self,
+        request: Request<proto::UnsubscribeRequest>,
+    ) -> Result<Response<proto::UnsubscribeResponse>, Status> {
         self.0.call::<operation::Unsubscribe>(request).await
     }
 
-    async fn pull(&self, request: Request<proto::PullRequest>) -> Result<Response<wire::PullResponse>, Status> {
+    async fn pull(
+        &self,
+        request: Request<proto::PullRequest>,
+    ) -> Result<Response<wire::PullResponse>, Status> {
         self.0.call::<operation::Pull>(request).await
     }
 
-    async fn acknowledge(&self, request: Request<proto::AcknowledgeRequest>) -> Result<Response<proto::AcknowledgeResponse>, Status> {
+    async fn acknowledge(
+        &self,
+        request: Request<proto::AcknowledgeRequest>,
+    ) -> Result<Response<proto::AcknowledgeResponse>, Status> {
         self.0.call::<operation::Acknowledge>(request).await
     }
 
-    async fn seek(&self, request: Request<proto::SeekRequest>) -> Result<Response<proto::SeekResponse>, Status> {
+    async fn seek(
+        &self,
+        request: Request<proto::SeekRequest>,
+    ) -> Result<Response<proto::SeekResponse>, Status> {
         self.0.call::<operation::Seek>(request).await
     }
 
-    async fn list_publishers(&self, request: Request<proto::ListPublishersRequest>) -> Result<Response<proto::ListPublishersResponse>, Status> {
+    async fn list_publishers(
+        &self,
+        request: Request<proto::ListPublishersRequest>,
+    ) -> Result<Response<proto::ListPublishersResponse>, Status> {
         self.0.list_publishers(request).await
     }
 
-    async fn list_subscribers(&self, request: Request<proto::ListSubscribersRequest>) -> Result<Response<proto::ListSubscribersResponse>, Status> {
+    async fn list_subscribers(
+        &self,
+        request: Request<proto::ListSubscribersRequest>,
+    ) -> Result<Response<proto::ListSubscribersResponse>, Status> {
         self.0.list_subscribers(request).await
     }
 
-    async fn list_topics(&self, request: Request<proto::ListTopicsRequest>) -> Result<Response<proto::ListTopicsResponse>, Status> {
+    async fn list_topics(
+        &self,
+        request: Request<proto::ListTopicsRequest>,
+    ) -> Result<Response<proto::ListTopicsResponse>, Status> {
         self.0.list_topics(request).await
     }
 
-    async fn list_subscriptions(&self, request: Request<proto::ListSubscriptionsRequest>) -> Result<Response<proto::ListSubscriptionsResponse>, Status> {
+    async fn list_subscriptions(
+        &self,
+        request: Request<proto::ListSubscriptionsRequest>,
+    ) -> Result<Response<proto::ListSubscriptionsResponse>, Status> {
         self.0.list_subscriptions(request).await
     }
 
-    async fn delete_subscriber(&self, request: Request<proto::DeleteSubscriberRequest>) -> Result<Response<proto::DeleteSubscriberResponse>, Status> {
+    async fn delete_subscriber(
+        &self,
+        request: Request<proto::DeleteSubscriberRequest>,
+    ) -> Result<Response<proto::DeleteSubscriberResponse>, Status> {
         self.0.delete_subscriber(request).await
     }
 
-    async fn locate_topic(&self, request: Request<proto::LocateTopicRequest>) -> Result<Response<proto::LocateTopicResponse>, Status> {
+    async fn locate_topic(
+        &self,
+        request: Request<proto::LocateTopicRequest>,
+    ) -> Result<Response<proto::LocateTopicResponse>, Status> {
         self.0.locate_topic(request).await
     }
 
-    async fn get_node_status(&self, request: Request<proto::GetNodeStatusRequest>) -> Result<Response<proto::GetNodeStatusResponse>, Status> {
+    async fn get_node_status(
+        &self,
+        request: Request<proto::GetNodeStatusRequest>,
+    ) -> Result<Response<proto::GetNodeStatusResponse>, Status> {
         self.0.get_node_status(request).await
     }
 
-    async fn replica_pull(&self, _: Request<proto::ReplicaPullRequest>) -> Result<Response<proto::ReplicaPullResponse>, Status> {
+    async fn replica_pull(
+        &self,
+        _: Request<proto::ReplicaPullRequest>,
+    ) -> Result<Response<proto::ReplicaPullResponse>, Status> {
         Err(self.0.refuse(refusal::not_implemented("ReplicaPull")))
     }
 
-    async fn sync_replica(&self, _: Request<proto::SyncReplicaRequest>) -> Result<Response<proto::SyncReplicaResponse>, Status> {
+    async fn sync_replica(
+        &self,
+        _: Request<proto::SyncReplicaRequest>,
+    ) -> Result<Response<proto::SyncReplicaResponse>, Status> {
         Err(self.0.refuse(refusal::not_implemented("SyncReplica")))
     }
 
-    async fn stop_node(&self, _: Request<proto::StopNodeRequest>) -> Result<Response<proto::StopNodeResponse>, Status> {
+    async fn stop_node(
+        &self,
+        _: Request<proto::StopNodeRequest>,
+    ) -> Result<Response<proto::StopNodeResponse>, Status> {
         Err(self.0.refuse(refusal::not_implemented("StopNode")))
     }
 
-    async fn publish_stream(&self, _: Request<Streaming<proto::PublishStreamRequest>>) -> Result<Response<Self::PublishStreamStream>, Status> {
+    async fn publish_stream(
+        &self,
+        _: Request<Streaming<proto::PublishStreamRequest>>,
+    ) -> Result<Response<Self::PublishStreamStream>, Status> {
         Err(self.0.refuse(refusal::not_implemented("PublishStream")))
     }
 
-    async fn stream_pull(&self, _: Request<Streaming<proto::StreamPullRequest>>) -> Result<Response<Self::StreamPullStream>, Status> {
+    async fn stream_pull(
+        &self,
+        _: Request<Streaming<proto::StreamPullRequest>>,
+    ) -> Result<Response<Self::StreamPullStream>, Status> {
         Err(self.0.refuse(refusal::not_implemented("StreamPull")))
     }
 }

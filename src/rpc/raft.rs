@@ -8,9 +8,9 @@ use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::debug;
 
-use crate::consensus::{Error, Group, SHARD_KEY};
+use crate::consensus::{Error, Group, MESSAGE_BYTES_MAX, SHARD_KEY};
 use crate::link::Peers;
-use crate::proto::peer::v1::raft_service_server::RaftService;
+use crate::proto::peer::v1::raft_service_server::{RaftService, RaftServiceServer};
 use crate::proto::peer::v1::{
     AppendRequest, AppendResponse, HeartbeatRequest, HeartbeatResponse, TransferLeaderRequest,
     TransferLeaderResponse, VoteRequest, VoteResponse,
@@ -25,6 +25,13 @@ pub struct RaftApi {
     peers: Peers,
 }
 
+/// The service for these replicas, with room for the largest append.
+pub fn service(replicas: Replicas, peers: Peers) -> RaftServiceServer<RaftApi> {
+    RaftServiceServer::new(RaftApi::new(replicas, peers))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX)
+}
+
 impl RaftApi {
     /// Serves these replicas to these peers.
     pub fn new(replicas: Replicas, peers: Peers) -> Self {
@@ -36,10 +43,7 @@ impl RaftApi {
         self.peers
             .recognise(metadata)
             .map_err(|error| Fault::new(ErrorReason::NotAPeer, error.to_string()).into_status())?;
-        let replicas = self.replicas.all();
-        let replica = replicas
-            .iter()
-            .find(|replica| u32::from(replica.shard().index()) == shard);
+        let replica = self.replicas.with_index(shard);
         replica
             .map(|replica| replica.group().clone())
             .ok_or_else(|| {
@@ -61,7 +65,7 @@ impl RaftApi {
 }
 
 /// A peer only needs to know whether to try again: a stopped group is back after a restart, a malformed call stays malformed.
-fn status(error: Error) -> Status {
+fn status(error: &Error) -> Status {
     let reason = match error {
         Error::Malformed { .. } => ErrorReason::RequestMalformed,
         _ => ErrorReason::Starting,
@@ -90,7 +94,9 @@ impl RaftService for RaftApi {
             std::future::ready(message.is_ok())
         });
         let requests = requests.filter_map(|message| std::future::ready(message.ok()));
-        let answers = group.append(requests).map(|answer| answer.map_err(status));
+        let answers = group
+            .append(requests)
+            .map(|answer| answer.map_err(|error| status(&error)));
         Ok(self.answer(Box::pin(answers)))
     }
 
@@ -107,13 +113,16 @@ impl RaftService for RaftApi {
         let response = group
             .heartbeat(request.into_inner())
             .await
-            .map_err(status)?;
+            .map_err(|error| status(&error))?;
         Ok(self.answer(response))
     }
 
     async fn vote(&self, request: Request<VoteRequest>) -> Result<Response<VoteResponse>, Status> {
         let group = self.admit(request.metadata(), request.get_ref().shard)?;
-        let response = group.vote(request.into_inner()).await.map_err(status)?;
+        let response = group
+            .vote(request.into_inner())
+            .await
+            .map_err(|error| status(&error))?;
         Ok(self.answer(response))
     }
 
@@ -125,7 +134,7 @@ impl RaftService for RaftApi {
         let response = group
             .take_over(request.into_inner())
             .await
-            .map_err(status)?;
+            .map_err(|error| status(&error))?;
         Ok(self.answer(response))
     }
 }

@@ -22,10 +22,16 @@ pub fn failure(error: Error, this: PeerId) -> Failure {
         Error::Refused(refusal) => from_refusal(&refusal),
         Error::Replica(error) => return from_replica(&error, this),
         Error::Rows { shard, source } => from_rows(shard, &source, this),
-        Error::TopicDeleted { ref topic } => Fault::new(Reason::TopicDeleted, error.to_string()).with("topic", topic),
-        Error::CursorContended { ref topic, ref subscriber, .. } => {
-            Fault::new(Reason::CursorMoved, error.to_string()).with("topic", topic).with("subscriber", subscriber)
+        Error::TopicDeleted { ref topic } => {
+            Fault::new(Reason::TopicDeleted, error.to_string()).with("topic", topic)
         }
+        Error::CursorContended {
+            ref topic,
+            ref subscriber,
+            ..
+        } => Fault::new(Reason::CursorMoved, error.to_string())
+            .with("topic", topic)
+            .with("subscriber", subscriber),
         Error::Unresolved(unresolved) => {
             let status = unresolved.source.downcast_ref::<Status>().cloned();
             return Failure::Final(status.unwrap_or_else(|| internal(&unresolved).into_status()));
@@ -44,9 +50,9 @@ pub fn from_replica(error: &replica::Error, this: PeerId) -> Failure {
         replica::Error::Deadline { .. } => {
             return Failure::Elsewhere(Fault::new(Reason::DeadlineExceeded, text).into_status());
         }
-        replica::Error::TooLarge { bytes, limit } => {
-            Fault::new(Reason::RequestTooLarge, text).with("limit", limit).with("actual", bytes)
-        }
+        replica::Error::TooLarge { bytes, limit } => Fault::new(Reason::RequestTooLarge, text)
+            .with("limit", limit)
+            .with("actual", bytes),
         replica::Error::Shard { shard, source } => from_rows(*shard, source, this),
     };
     Failure::Final(fault.into_status())
@@ -60,13 +66,19 @@ fn from_consensus(error: &consensus::Error, this: PeerId) -> Failure {
         }
         consensus::Error::OutcomeUnknown { .. } => Failure::Unknown,
         // Another majority may have another leader by now.
-        consensus::Error::NoQuorum { shard } => {
-            Failure::Elsewhere(Fault::new(Reason::NoQuorum, text).with("shard", shard).into_status())
+        consensus::Error::NoQuorum { shard } => Failure::Elsewhere(
+            Fault::new(Reason::NoQuorum, text)
+                .with("shard", shard)
+                .into_status(),
+        ),
+        consensus::Error::Stopped { .. } => Failure::Elsewhere(
+            Fault::new(Reason::ShuttingDown, text)
+                .with("peer", this)
+                .into_status(),
+        ),
+        consensus::Error::Start { .. } | consensus::Error::Malformed { .. } => {
+            Failure::Final(internal(error).into_status())
         }
-        consensus::Error::Stopped { .. } => {
-            Failure::Elsewhere(Fault::new(Reason::ShuttingDown, text).with("peer", this).into_status())
-        }
-        consensus::Error::Start { .. } | consensus::Error::Malformed { .. } => Failure::Final(internal(error).into_status()),
     }
 }
 
@@ -76,25 +88,47 @@ pub fn from_refusal(refusal: &Refusal) -> Fault {
     match refusal {
         Refusal::TopicExists { topic } => fault(Reason::TopicAlreadyExists).with("topic", topic),
         Refusal::TopicNotFound { topic } => fault(Reason::TopicNotFound).with("topic", topic),
-        Refusal::PublisherExists { publisher } => fault(Reason::PublisherAlreadyExists).with("publisher", publisher),
-        Refusal::PublisherNotFound { publisher } => fault(Reason::PublisherNotFound).with("publisher", publisher),
-        Refusal::SubscriberExists { subscriber } => fault(Reason::SubscriberAlreadyExists).with("subscriber", subscriber),
-        Refusal::SubscriberNotFound { subscriber } => fault(Reason::SubscriberNotFound).with("subscriber", subscriber),
-        Refusal::SubscriptionNotFound { topic, subscriber } => {
-            fault(Reason::SubscriptionNotFound).with("topic", topic).with("subscriber", subscriber)
+        Refusal::PublisherExists { publisher } => {
+            fault(Reason::PublisherAlreadyExists).with("publisher", publisher)
         }
-        Refusal::SequenceGap { expected, got, .. } => {
-            fault(Reason::SequenceGap).with("expected", expected).with("sequence", got)
+        Refusal::PublisherNotFound { publisher } => {
+            fault(Reason::PublisherNotFound).with("publisher", publisher)
         }
-        Refusal::SessionUnknown { publisher, session, got, .. } => {
-            fault(Reason::SessionUnknown).with("publisher", publisher).with("session", session).with("sequence", got)
+        Refusal::SubscriberExists { subscriber } => {
+            fault(Reason::SubscriberAlreadyExists).with("subscriber", subscriber)
         }
-        Refusal::OffsetOutOfRange { offset, first, next, .. } => {
-            fault(Reason::OffsetOutOfRange).with("offset", offset).with("first_offset", first).with("next_offset", next)
+        Refusal::SubscriberNotFound { subscriber } => {
+            fault(Reason::SubscriberNotFound).with("subscriber", subscriber)
         }
-        Refusal::CursorMoved { topic, subscriber, .. } => {
-            fault(Reason::CursorMoved).with("topic", topic).with("subscriber", subscriber)
-        }
+        Refusal::SubscriptionNotFound { topic, subscriber } => fault(Reason::SubscriptionNotFound)
+            .with("topic", topic)
+            .with("subscriber", subscriber),
+        Refusal::SequenceGap { expected, got, .. } => fault(Reason::SequenceGap)
+            .with("expected", expected)
+            .with("sequence", got),
+        Refusal::SessionUnknown {
+            publisher,
+            session,
+            got,
+            ..
+        } => fault(Reason::SessionUnknown)
+            .with("publisher", publisher)
+            .with("session", session)
+            .with("sequence", got),
+        Refusal::OffsetOutOfRange {
+            offset,
+            first,
+            next,
+            ..
+        } => fault(Reason::OffsetOutOfRange)
+            .with("offset", offset)
+            .with("first_offset", first)
+            .with("next_offset", next),
+        Refusal::CursorMoved {
+            topic, subscriber, ..
+        } => fault(Reason::CursorMoved)
+            .with("topic", topic)
+            .with("subscriber", subscriber),
         Refusal::Malformed(_) => fault(Reason::Internal),
     }
 }
@@ -102,19 +136,37 @@ pub fn from_refusal(refusal: &Refusal) -> Fault {
 /// Rows that cannot be read: the storage has failed, or this replica is damaged.
 fn from_rows(shard: Vertex, error: &shard::Error, this: PeerId) -> Fault {
     let text = format!("the rows of shard {shard} cannot be read: {error}");
-    let is_engine = matches!(error, shard::Error::Store(store::Error::Engine(_)) | shard::Error::Failed { .. });
-    let reason = if is_engine { Reason::StorageFailed } else { Reason::ReplicaDamaged };
-    Fault::new(reason, text).with("shard", shard).with("peer", this)
+    let is_engine = matches!(
+        error,
+        shard::Error::Store(store::Error::Engine(_)) | shard::Error::Failed { .. }
+    );
+    let reason = if is_engine {
+        Reason::StorageFailed
+    } else {
+        Reason::ReplicaDamaged
+    };
+    Fault::new(reason, text)
+        .with("shard", shard)
+        .with("peer", this)
 }
 
 /// The call is for peers only.
 pub fn not_a_peer(error: &link::Error) -> Status {
-    Fault::new(Reason::NotAPeer, format!("this call is for peers of the cluster only: {error}")).into_status()
+    Fault::new(
+        Reason::NotAPeer,
+        format!("this call is for peers of the cluster only: {error}"),
+    )
+    .into_status()
 }
 
 /// A peer asked for a shard that this one has no replica of, or that is none.
 pub fn no_such_shard(shard: u32) -> Status {
-    Fault::new(Reason::NotReplica, format!("this peer has no replica of shard {shard}")).with("shard", shard).into_status()
+    Fault::new(
+        Reason::NotReplica,
+        format!("this peer has no replica of shard {shard}"),
+    )
+    .with("shard", shard)
+    .into_status()
 }
 
 /// What another peer is told when a replica of this one cannot do its part.
@@ -122,14 +174,18 @@ pub fn for_peer(error: &replica::Error, this: PeerId) -> Status {
     match from_replica(error, this) {
         Failure::Final(status) | Failure::Elsewhere(status) => status,
         Failure::NotLeader(_) => Fault::new(Reason::NotLeader, error.to_string()).into_status(),
-        Failure::Unreached | Failure::Unknown => Fault::new(Reason::OutcomeUnknown, error.to_string()).into_status(),
+        Failure::Unreached | Failure::Unknown => {
+            Fault::new(Reason::OutcomeUnknown, error.to_string()).into_status()
+        }
     }
 }
 
 /// This version does not do a call yet.
 pub fn not_implemented(method: &str) -> Status {
     let text = format!("{method} is not done by this version of cubecast yet");
-    Fault::new(Reason::NotImplemented, text).with("method", method).into_status()
+    Fault::new(Reason::NotImplemented, text)
+        .with("method", method)
+        .into_status()
 }
 
 fn internal(error: &dyn std::error::Error) -> Fault {

@@ -32,11 +32,20 @@ pub struct Fault {
 impl Fault {
     /// An error with this reason.
     pub fn new(reason: ErrorReason, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into(), metadata: Vec::new(), field: None }
+        Self {
+            reason,
+            message: message.into(),
+            metadata: Vec::new(),
+            field: None,
+        }
     }
 
     /// Adds a fact.
     #[must_use]
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "facts are numbers, names and vertices; a call is easier to read without references"
+    )]
     pub fn with(mut self, key: &'static str, value: impl ToString) -> Self {
         self.metadata.push((key, value.to_string()));
         self
@@ -52,11 +61,16 @@ impl Fault {
     /// The status to send.
     pub fn into_status(self) -> Status {
         let rule = rule(self.reason);
-        let metadata: HashMap<String, String> =
-            self.metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        let metadata: HashMap<String, String> = self
+            .metadata
+            .into_iter()
+            .map(|(key, value)| (key.to_owned(), value))
+            .collect();
         let mut details = ErrorDetails::new();
         if rule.is_quota {
-            let limit = metadata.get("limit").map_or_else(String::new, |limit| format!(" (limit {limit})"));
+            let limit = metadata
+                .get("limit")
+                .map_or_else(String::new, |limit| format!(" (limit {limit})"));
             details.add_quota_failure_violation("peer", format!("{}{limit}", self.message));
         }
         details.set_error_info(name(self.reason), DOMAIN, metadata);
@@ -90,7 +104,11 @@ pub fn name(reason: ErrorReason) -> &'static str {
 /// The reason that an `ErrorInfo` names, when it is one of ours.
 pub fn reason(status: &Status) -> Option<ErrorReason> {
     let info = status.get_details_error_info()?;
-    if info.domain == DOMAIN { ErrorReason::from_str_name(&format!("{REASON_PREFIX}{}", info.reason)) } else { None }
+    if info.domain == DOMAIN {
+        ErrorReason::from_str_name(&format!("{REASON_PREFIX}{}", info.reason))
+    } else {
+        None
+    }
 }
 
 /// The table of `errors.proto`.
@@ -100,9 +118,21 @@ pub fn rule(reason: ErrorReason) -> Rule {
     const ELECTION: Duration = Duration::from_millis(50);
     /// A start or a repair takes longer.
     const START: Duration = Duration::from_millis(500);
-    let definite = |code| Rule { code, retry: None, is_quota: false };
-    let retry = |code, delay| Rule { code, retry: Some(delay), is_quota: false };
-    let quota = |retry| Rule { code: Code::ResourceExhausted, retry, is_quota: true };
+    let definite = |code| Rule {
+        code,
+        retry: None,
+        is_quota: false,
+    };
+    let retry = |code, delay| Rule {
+        code,
+        retry: Some(delay),
+        is_quota: false,
+    };
+    let quota = |retry| Rule {
+        code: Code::ResourceExhausted,
+        retry,
+        is_quota: true,
+    };
     match reason {
         R::TopicNotFound
         | R::TopicDeleted
@@ -111,9 +141,10 @@ pub fn rule(reason: ErrorReason) -> Rule {
         | R::SubscriptionNotFound
         | R::PeerNotFound
         | R::FaultNotFound => definite(Code::NotFound),
-        R::TopicAlreadyExists | R::PublisherAlreadyExists | R::SubscriberAlreadyExists | R::PeerAlreadyExists => {
-            definite(Code::AlreadyExists)
-        }
+        R::TopicAlreadyExists
+        | R::PublisherAlreadyExists
+        | R::SubscriberAlreadyExists
+        | R::PeerAlreadyExists => definite(Code::AlreadyExists),
         R::NameInvalid
         | R::FieldInvalid
         | R::PageTokenInvalid
@@ -126,9 +157,11 @@ pub fn rule(reason: ErrorReason) -> Rule {
         R::OffsetOutOfRange => definite(Code::OutOfRange),
         R::SequenceGap => retry(Code::FailedPrecondition, ELECTION),
         R::LeaseHeld | R::ChangeInProgress => retry(Code::FailedPrecondition, START),
-        R::SessionUnknown | R::FaultsDisabled | R::ClusterTooSmall | R::NotLeader | R::NotReplica => {
-            definite(Code::FailedPrecondition)
-        }
+        R::SessionUnknown
+        | R::FaultsDisabled
+        | R::ClusterTooSmall
+        | R::NotLeader
+        | R::NotReplica => definite(Code::FailedPrecondition),
         R::CursorMoved => retry(Code::Aborted, ELECTION),
         R::LeaseLost => definite(Code::Aborted),
         R::NoLeader | R::PeerUnreachable => retry(Code::Unavailable, ELECTION),

@@ -127,7 +127,8 @@ impl<H: Message + Default> Message for Opaque<H> {
                 length_delimited(wire_type, &mut rest)?;
                 run.push(&whole, start, whole.len() - rest.len());
             } else {
-                self.head.merge_field(tag, wire_type, &mut rest, DecodeContext::default())?;
+                self.head
+                    .merge_field(tag, wire_type, &mut rest, DecodeContext::default())?;
             }
         }
         self.messages = run.finish(&whole);
@@ -172,7 +173,8 @@ impl Message for PullResponse {
                 let batch = length_delimited(wire_type, &mut rest)?;
                 self.batches.push(MessageBatch::decode(batch)?);
             } else {
-                self.tail.merge_field(tag, wire_type, &mut rest, DecodeContext::default())?;
+                self.tail
+                    .merge_field(tag, wire_type, &mut rest, DecodeContext::default())?;
             }
         }
         Ok(())
@@ -204,7 +206,10 @@ impl Run {
         match self {
             Self::Empty => *self = Self::Stretch { start, end },
             Self::Stretch { end: last, .. } if *last == start => *last = end,
-            Self::Stretch { start: first, end: last } => {
+            Self::Stretch {
+                start: first,
+                end: last,
+            } => {
                 let mut copy = BytesMut::with_capacity(whole.len());
                 copy.extend_from_slice(&whole.slice(*first..*last));
                 copy.extend_from_slice(&whole.slice(start..end));

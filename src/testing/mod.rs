@@ -2,13 +2,22 @@
 //!
 //! Real peers, real TCP, real disks; only the ports are the system's choice. Begin with [`TestCluster::start`].
 
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::missing_panics_doc,
+    reason = "a broken test cluster fails its test at once"
+)]
+
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::time::Instant;
 
 use crate::config::{Config, Setting, Sources};
+use crate::env::net::{self, Listener};
 use crate::node::Node;
 use crate::types::{PeerId, Vertex};
 
@@ -61,15 +70,9 @@ impl TestCluster {
         let mut listeners = Vec::new();
         let mut addresses = Vec::new();
         for _ in 0..1 << dimension {
-            let listener = TcpListener::bind("127.0.0.1:0")
-                .await
-                .expect("a port is free");
-            addresses.push(format!(
-                "http://{}",
-                listener
-                    .local_addr()
-                    .expect("a bound listener has an address")
-            ));
+            let listener =
+                net::listen(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a port is free");
+            addresses.push(format!("http://{}", listener.address()));
             listeners.push(listener);
         }
         let nodes = listeners.iter().map(|_| None).collect();
@@ -86,7 +89,7 @@ impl TestCluster {
         cluster
     }
 
-    async fn launch(&mut self, peer: usize, listener: Option<TcpListener>) {
+    async fn launch(&mut self, peer: usize, listener: Option<Listener>) {
         let config = self.config(peer);
         let node = Node::start(config, listener)
             .await

@@ -21,7 +21,7 @@ use super::record::{Kind, PREFIX_BYTES, Record, record_bytes};
 use super::recovery::{heads, recover};
 use super::segment::{HEADER_BYTES, Segment};
 use super::writer::{Begin, Writer};
-use super::{Bounds, Completion, Entry, Error, Identity, Op, RaftLog};
+use super::{Bounds, Completion, Entry, Error, Figures, Identity, Op, RaftLog};
 use crate::env::disk::{self, Disk};
 use crate::env::entropy::Entropy;
 use crate::types::{ByteCount, LogIndex, LogPosition, Vertex};
@@ -210,6 +210,10 @@ impl RaftLog for Wal {
 
     fn durable(&self, shard: Vertex) -> Option<LogPosition> {
         self.shared.lock().shards.get(&shard.index())?.durable
+    }
+
+    fn figures(&self) -> Figures {
+        self.shared.figures()
     }
 
     fn failed(&self) -> watch::Receiver<Option<Arc<Error>>> {

@@ -125,6 +125,17 @@ pub struct Bounds {
     pub committed: Option<Bytes>,
 }
 
+/// How a log does.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Bytes of its segments on disk, as far as they are in use.
+    pub bytes: ByteCount,
+    /// Segments in use.
+    pub segments: u32,
+    /// Syncs since it was opened.
+    pub syncs: u64,
+}
+
 /// Whose log it is. A log opens only for the one who wrote it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Identity {
@@ -188,6 +199,9 @@ pub trait RaftLog: Send + Sync {
     fn purge(&self, shard: Vertex, purged: Purged) -> Result<(), Error> {
         self.submit(vec![Op::Purge { shard, purged }], Box::new(|_| {}))
     }
+
+    /// How the log does.
+    fn figures(&self) -> Figures;
 
     /// Turns to the first failure of a write or sync, after which the log takes nothing more.
     fn failed(&self) -> watch::Receiver<Option<Arc<Error>>>;

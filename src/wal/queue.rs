@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
 
@@ -14,8 +15,8 @@ use tokio::sync::watch;
 use super::index::{Placement, ShardLog};
 use super::record::record_bytes;
 use super::segment::Segment;
-use super::{Completion, Error, Op, Options, STATE_BYTES_MAX};
-use crate::types::LogIndex;
+use super::{Completion, Error, Figures, Op, Options, STATE_BYTES_MAX};
+use crate::types::{ByteCount, LogIndex};
 
 /// Payloads up to this size are copied, so that an entry in memory never holds a whole receive buffer alive for a few bytes.
 const COPY_BYTES_MAX: usize = 16 << 10;
@@ -29,6 +30,7 @@ pub(crate) struct Shared {
     /// The queue has become shorter, or the log has stopped.
     room: Condvar,
     failed: watch::Sender<Option<Arc<Error>>>,
+    syncs: AtomicU64,
 }
 
 /// Guarded by the lock.
@@ -106,6 +108,7 @@ impl Shared {
             wake: Condvar::new(),
             room: Condvar::new(),
             failed: watch::channel(None).0,
+            syncs: AtomicU64::new(0),
         }
     }
 
@@ -270,6 +273,24 @@ impl Shared {
     pub(crate) fn add_segment(&self, segment: &Arc<Segment>) {
         let mut state = self.lock();
         state.segments.insert(segment.number, Arc::clone(segment));
+    }
+
+    /// A group became durable.
+    pub(crate) fn count_sync(&self) {
+        self.syncs.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn figures(&self) -> Figures {
+        let state = self.lock();
+        let bytes = state
+            .segments
+            .values()
+            .map(|segment| u64::from(segment.bytes));
+        Figures {
+            bytes: ByteCount(bytes.sum()),
+            segments: u32::try_from(state.segments.len()).unwrap_or(u32::MAX),
+            syncs: self.syncs.load(Ordering::Relaxed),
+        }
     }
 
     /// The calling thread is the writer.

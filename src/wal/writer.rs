@@ -236,6 +236,7 @@ impl Writer {
             .file
             .write_all_at(u64::from(self.start), &self.buffer)?;
         self.active.file.sync_data()?;
+        self.shared.count_sync();
         self.start = self.start.saturating_add(bytes);
         self.buffer.clear();
         let kept = self.shared.options().group_bytes_max.0.saturating_mul(2);

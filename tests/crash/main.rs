@@ -4,6 +4,13 @@
 //! every cursor stands where it was acknowledged to. `SIGKILL` finds a peer that acknowledges before it has written; a missing `fdatasync`
 //! is found by the power-cut tests of the log itself (`src/wal/tests`).
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "a test proves things with these"
+)]
+
 mod process;
 
 use std::collections::BTreeMap;

@@ -1,5 +1,11 @@
 //! The SDK against peers that fail on command. The real peers are in the tests of the root package.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test proves things with these"
+)]
+
 mod fake;
 
 use std::collections::HashSet;
@@ -15,10 +21,7 @@ fn builder(cluster: &FakeCluster) -> Builder {
     let builder = Client::builder()
         .deadline(Duration::from_secs(2))
         .attempt_timeout(Duration::from_millis(200));
-    cluster
-        .addresses
-        .iter()
-        .fold(builder, |builder, address| builder.peer(address))
+    cluster.addresses.iter().fold(builder, Builder::peer)
 }
 
 async fn client(cluster: &FakeCluster) -> Client {

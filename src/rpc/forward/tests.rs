@@ -22,12 +22,19 @@ struct Script {
 
 impl Script {
     fn new(outcomes: impl IntoIterator<Item = Outcome>) -> Self {
-        Self { outcomes: Mutex::new(outcomes.into_iter().collect()), asked: Mutex::default() }
+        Self {
+            outcomes: Mutex::new(outcomes.into_iter().collect()),
+            asked: Mutex::default(),
+        }
     }
 
     fn play(&self, who: Option<u16>) -> Outcome {
         self.asked.lock().unwrap().push(who);
-        self.outcomes.lock().unwrap().pop_front().unwrap_or(Err(Failure::NotLeader(None)))
+        self.outcomes
+            .lock()
+            .unwrap()
+            .pop_front()
+            .unwrap_or(Err(Failure::NotLeader(None)))
     }
 
     fn asked(&self) -> Vec<Option<u16>> {
@@ -57,18 +64,46 @@ fn vertex() -> Vertex {
 
 fn router() -> Router {
     let dimension = Dimension::new(3).unwrap();
-    let members =
-        dimension.vertices().map(|vertex| Member { peer: PeerId(vertex.index()), vertex, address: String::new() }).collect();
-    Router::new(Cluster::new(Options { this: PeerId(5), members, dimension, replication_factor: 4 }).unwrap())
+    let members = dimension
+        .vertices()
+        .map(|vertex| Member {
+            peer: PeerId(vertex.index()),
+            vertex,
+            address: String::new(),
+        })
+        .collect();
+    Router::new(
+        Cluster::new(Options {
+            this: PeerId(5),
+            members,
+            dimension,
+            replication_factor: 4,
+        })
+        .unwrap(),
+    )
 }
 
 fn ask(fate: Fate) -> Ask {
     let deadline = Instant::now() + Duration::from_millis(300);
-    Ask { vertex: vertex(), aim: Aim::Leader, fate, deadline, forwarded_by: None }
+    Ask {
+        vertex: vertex(),
+        aim: Aim::Leader,
+        fate,
+        deadline,
+        forwarded_by: None,
+    }
 }
 
-async fn play(router: &Router, ask: &Ask, script: &Script) -> Result<Answered<&'static str>, Failed> {
-    let places = Places { this: PeerId(5), owner: PeerId(4), quorum: 2 };
+async fn play(
+    router: &Router,
+    ask: &Ask,
+    script: &Script,
+) -> Result<Answered<&'static str>, Failed> {
+    let places = Places {
+        this: PeerId(5),
+        owner: PeerId(4),
+        quorum: 2,
+    };
     run(router, places, ask, script).await
 }
 
@@ -87,8 +122,14 @@ async fn owner_answers_at_once_and_is_remembered() {
 
 #[tokio::test]
 async fn hint_is_followed_before_anybody_else_is_asked() {
-    let hint = Leader { peer: PeerId(0), term: Term(3) };
-    let (router, script) = (router(), Script::new([Err(Failure::NotLeader(Some(hint))), Ok("done")]));
+    let hint = Leader {
+        peer: PeerId(0),
+        term: Term(3),
+    };
+    let (router, script) = (
+        router(),
+        Script::new([Err(Failure::NotLeader(Some(hint))), Ok("done")]),
+    );
     let answered = play(&router, &ask(Fate::Single), &script).await.unwrap();
     assert_eq!(answered.peer, PeerId(0));
     assert_eq!(script.asked(), [Some(4), Some(0)]);
@@ -98,25 +139,37 @@ async fn hint_is_followed_before_anybody_else_is_asked() {
 async fn own_replica_answers_when_the_owner_cannot_be_reached() {
     let (router, script) = (router(), Script::new([Err(Failure::Unreached), Ok("done")]));
     let answered = play(&router, &ask(Fate::Single), &script).await.unwrap();
-    assert_eq!((answered.peer, answered.is_owner_unreached), (PeerId(5), true));
+    assert_eq!(
+        (answered.peer, answered.is_owner_unreached),
+        (PeerId(5), true)
+    );
     assert_eq!(script.asked(), [Some(4), None]);
 }
 
 #[tokio::test]
 async fn shard_between_leaders_makes_the_call_wait() {
     let nobody = || Err(Failure::NotLeader(None));
-    let (router, script) = (router(), Script::new((0..9).map(|_| nobody()).chain([Ok("done")])));
+    let (router, script) = (
+        router(),
+        Script::new((0..9).map(|_| nobody()).chain([Ok("done")])),
+    );
     let begin = Instant::now();
     let answered = play(&router, &ask(Fate::Single), &script).await.unwrap();
     assert_eq!(answered.peer, PeerId(5));
-    assert!(begin.elapsed() >= Duration::from_millis(30), "two rounds were waited for");
+    assert!(
+        begin.elapsed() >= Duration::from_millis(30),
+        "two rounds were waited for"
+    );
 }
 
 #[tokio::test]
 async fn deadline_without_a_leader_says_so() {
     let (router, script) = (router(), Script::new([]));
     let begin = Instant::now();
-    assert_eq!(why(play(&router, &ask(Fate::Single), &script).await), ErrorReason::NoLeader);
+    assert_eq!(
+        why(play(&router, &ask(Fate::Single), &script).await),
+        ErrorReason::NoLeader
+    );
     assert!(begin.elapsed() >= Duration::from_millis(300));
     assert!(script.asked().len() < 60, "it does not ask without a pause");
 }
@@ -124,61 +177,112 @@ async fn deadline_without_a_leader_says_so() {
 #[tokio::test]
 async fn deadline_already_past_asks_nobody() {
     let (router, script) = (router(), Script::new([]));
-    let late = Ask { deadline: Instant::now(), ..ask(Fate::Repeatable) };
-    assert_eq!(why(play(&router, &late, &script).await), ErrorReason::DeadlineExceeded);
+    let late = Ask {
+        deadline: Instant::now(),
+        ..ask(Fate::Repeatable)
+    };
+    assert_eq!(
+        why(play(&router, &late, &script).await),
+        ErrorReason::DeadlineExceeded
+    );
     assert_eq!(script.asked(), []);
 }
 
 #[tokio::test]
 async fn single_write_of_unknown_fate_is_not_repeated() {
     let (router, script) = (router(), Script::new([Err(Failure::Unknown), Ok("twice")]));
-    assert_eq!(why(play(&router, &ask(Fate::Single), &script).await), ErrorReason::OutcomeUnknown);
+    assert_eq!(
+        why(play(&router, &ask(Fate::Single), &script).await),
+        ErrorReason::OutcomeUnknown
+    );
     assert_eq!(script.asked(), [Some(4)]);
 }
 
 #[tokio::test]
 async fn repeatable_write_of_unknown_fate_is_repeated() {
     let (router, script) = (router(), Script::new([Err(Failure::Unknown), Ok("once")]));
-    assert_eq!(play(&router, &ask(Fate::Repeatable), &script).await.unwrap().answer, "once");
+    assert_eq!(
+        play(&router, &ask(Fate::Repeatable), &script)
+            .await
+            .unwrap()
+            .answer,
+        "once"
+    );
 }
 
 #[tokio::test]
 async fn repeatable_write_still_unknown_at_the_deadline_is_unknown() {
     let (router, script) = (router(), Script::new([Err(Failure::Unknown)]));
-    assert_eq!(why(play(&router, &ask(Fate::Repeatable), &script).await), ErrorReason::OutcomeUnknown);
+    assert_eq!(
+        why(play(&router, &ask(Fate::Repeatable), &script).await),
+        ErrorReason::OutcomeUnknown
+    );
 }
 
 #[tokio::test]
 async fn lost_majority_is_told_long_before_the_deadline() {
-    let (router, script) = (router(), Script::new((0..200).map(|_| Err(Failure::Unreached))));
+    let (router, script) = (
+        router(),
+        Script::new((0..200).map(|_| Err(Failure::Unreached))),
+    );
     let begin = Instant::now();
-    assert_eq!(why(play(&router, &ask(Fate::Single), &script).await), ErrorReason::NoQuorum);
+    assert_eq!(
+        why(play(&router, &ask(Fate::Single), &script).await),
+        ErrorReason::NoQuorum
+    );
     assert!(begin.elapsed() < Duration::from_millis(250));
 }
 
 #[tokio::test]
 async fn refusal_is_final_and_names_who_refused() {
     let refusal: Status = Fault::new(ErrorReason::TopicNotFound, "no").into_status();
-    let (router, script) = (router(), Script::new([Err(Failure::Final(refusal)), Ok("no")]));
-    let failed = play(&router, &ask(Fate::Repeatable), &script).await.unwrap_err();
-    assert_eq!((reason(&failed.status), failed.peer), (Some(ErrorReason::TopicNotFound), Some(PeerId(4))));
+    let (router, script) = (
+        router(),
+        Script::new([Err(Failure::Final(refusal)), Ok("no")]),
+    );
+    let failed = play(&router, &ask(Fate::Repeatable), &script)
+        .await
+        .unwrap_err();
+    assert_eq!(
+        (reason(&failed.status), failed.peer),
+        (Some(ErrorReason::TopicNotFound), Some(PeerId(4)))
+    );
 }
 
 #[tokio::test]
 async fn forwarded_call_is_never_forwarded_again() {
-    let hint = Leader { peer: PeerId(0), term: Term(3) };
-    for outcome in [Failure::NotLeader(Some(hint)), Failure::NotLeader(None), Failure::Unreached] {
+    let hint = Leader {
+        peer: PeerId(0),
+        term: Term(3),
+    };
+    for outcome in [
+        Failure::NotLeader(Some(hint)),
+        Failure::NotLeader(None),
+        Failure::Unreached,
+    ] {
         let (router, script) = (router(), Script::new([Err(outcome)]));
-        let forwarded = Ask { forwarded_by: Some(PeerId(3)), ..ask(Fate::Repeatable) };
-        assert_eq!(why(play(&router, &forwarded, &script).await), ErrorReason::NotLeader);
+        let forwarded = Ask {
+            forwarded_by: Some(PeerId(3)),
+            ..ask(Fate::Repeatable)
+        };
+        assert_eq!(
+            why(play(&router, &forwarded, &script).await),
+            ErrorReason::NotLeader
+        );
         assert_eq!(script.asked(), [None]);
     }
 }
 
 #[tokio::test]
 async fn read_of_any_replica_needs_only_one() {
-    let (router, script) = (router(), Script::new([Err(Failure::Unreached), Err(Failure::Unreached), Ok("read")]));
-    let any = Ask { aim: Aim::Replica, ..ask(Fate::Repeatable) };
+    let (router, script) = (
+        router(),
+        Script::new([Err(Failure::Unreached), Err(Failure::Unreached), Ok("read")]),
+    );
+    let any = Ask {
+        aim: Aim::Replica,
+        ..ask(Fate::Repeatable)
+    };
     assert_eq!(play(&router, &any, &script).await.unwrap().answer, "read");
     assert_eq!(script.asked(), [None, Some(4), Some(6)]);
 }

@@ -33,7 +33,11 @@ pub(super) fn timeout(headers: &HeaderMap) -> Option<Duration> {
 
 /// The deadline had passed when the call came.
 pub(super) fn already_past() -> Status {
-    Fault::new(ErrorReason::DeadlineExceeded, "the deadline had passed when the call came").into_status()
+    Fault::new(
+        ErrorReason::DeadlineExceeded,
+        "the deadline had passed when the call came",
+    )
+    .into_status()
 }
 
 #[cfg(test)]
@@ -42,7 +46,12 @@ mod tests {
 
     #[test]
     fn units_of_the_protocol_are_read() {
-        let read = |text: &str| timeout(&HeaderMap::from_iter([(http::HeaderName::from_static("grpc-timeout"), text.parse().unwrap())]));
+        let read = |text: &str| {
+            timeout(&HeaderMap::from_iter([(
+                http::HeaderName::from_static("grpc-timeout"),
+                text.parse().unwrap(),
+            )]))
+        };
         assert_eq!(read("2H"), Some(Duration::from_secs(7200)));
         assert_eq!(read("3M"), Some(Duration::from_secs(180)));
         assert_eq!(read("4S"), Some(Duration::from_secs(4)));

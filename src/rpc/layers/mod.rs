@@ -22,7 +22,7 @@ use tower::{Layer, Service};
 use tracing::Instrument;
 
 use super::context::Arrival;
-use crate::types::Limits;
+use crate::types::{Limits, PeerId};
 use shed::Gate;
 use trace::Traces;
 
@@ -37,17 +37,25 @@ pub struct Edge {
 
 #[derive(Debug)]
 struct Shared {
+    peer: PeerId,
     gate: Gate,
     traces: Traces,
     request_bytes_max: u64,
 }
 
 impl Edge {
-    /// A layer with these limits; `seed` makes the trace ids of this peer differ from those of others.
-    pub fn new(limits: &Limits, seed: u128) -> Self {
+    /// The layer of a peer with these limits; `seed` makes the ids of its traces differ from those of others.
+    pub fn new(peer: PeerId, limits: &Limits, seed: u128) -> Self {
         let gate = Gate::new(limits.calls_max);
-        let shared = Shared { gate, traces: Traces::new(seed), request_bytes_max: limits.request_bytes_max };
-        Self { shared: Arc::new(shared) }
+        let shared = Shared {
+            peer,
+            gate,
+            traces: Traces::new(seed),
+            request_bytes_max: limits.request_bytes_max,
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
     }
 
     /// How many calls are worked on at the moment.
@@ -65,7 +73,10 @@ impl<S> Layer<S> for Edge {
     type Service = EdgeService<S>;
 
     fn layer(&self, inner: S) -> EdgeService<S> {
-        EdgeService { inner, shared: Arc::clone(&self.shared) }
+        EdgeService {
+            inner,
+            shared: Arc::clone(&self.shared),
+        }
     }
 }
 
@@ -101,13 +112,17 @@ where
             return refuse(deadline::already_past());
         }
         let is_public = request.uri().path().starts_with(PUBLIC_PATH);
-        let permit = if is_public { shared.gate.enter().map(Some) } else { Ok(None) };
+        let permit = if is_public {
+            shared.gate.enter().map(Some)
+        } else {
+            Ok(None)
+        };
         let permit = match permit {
             Ok(permit) => permit,
             Err(status) => return refuse(status),
         };
         shared.traces.ensure(request.headers_mut());
-        let span = trace::span(&request);
+        let span = trace::span(shared.peer, &request);
         request.extensions_mut().insert(Arrival { at, timeout });
         let answer = self.inner.call(request);
         let work = async move {

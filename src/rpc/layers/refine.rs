@@ -13,7 +13,9 @@ use crate::rpc::status::Fault;
 /// The response, its error with a reason.
 pub(super) fn refine(response: Response<Body>, request_bytes_max: u64) -> Response<Body> {
     let headers = response.headers();
-    if !headers.contains_key(Status::GRPC_STATUS) || headers.contains_key(Status::GRPC_STATUS_DETAILS) {
+    if !headers.contains_key(Status::GRPC_STATUS)
+        || headers.contains_key(Status::GRPC_STATUS_DETAILS)
+    {
         return response;
     }
     let Some(status) = Status::from_header_map(headers) else {
@@ -21,12 +23,16 @@ pub(super) fn refine(response: Response<Body>, request_bytes_max: u64) -> Respon
     };
     let fault = match status.code() {
         Code::OutOfRange => {
-            let text = format!("a request has at most {request_bytes_max} bytes: {}", status.message());
+            let text = format!(
+                "a request has at most {request_bytes_max} bytes: {}",
+                status.message()
+            );
             Fault::new(ErrorReason::RequestTooLarge, text).with("limit", request_bytes_max)
         }
-        Code::Internal => {
-            Fault::new(ErrorReason::RequestMalformed, format!("this is no request of the method: {}", status.message()))
-        }
+        Code::Internal => Fault::new(
+            ErrorReason::RequestMalformed,
+            format!("this is no request of the method: {}", status.message()),
+        ),
         _ => return response,
     };
     fault.into_status().into_http()

@@ -18,14 +18,21 @@ pub(super) struct Gate {
 impl Gate {
     pub(super) fn new(limit: u32) -> Self {
         // The semaphore takes as many permits as fit in 61 bits.
-        Self { limit, free: Arc::new(Semaphore::new(usize::try_from(limit).unwrap_or(usize::MAX >> 3))) }
+        Self {
+            limit,
+            free: Arc::new(Semaphore::new(
+                usize::try_from(limit).unwrap_or(usize::MAX >> 3),
+            )),
+        }
     }
 
     /// A place among the calls that are worked on, free again when it is dropped.
     pub(super) fn enter(&self) -> Result<OwnedSemaphorePermit, Status> {
         Arc::clone(&self.free).try_acquire_owned().map_err(|_| {
             let text = format!("this peer works on {} calls already", self.limit);
-            Fault::new(ErrorReason::Overloaded, text).with("limit", self.limit).into_status()
+            Fault::new(ErrorReason::Overloaded, text)
+                .with("limit", self.limit)
+                .into_status()
         })
     }
 

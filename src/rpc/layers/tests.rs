@@ -10,14 +10,21 @@ use tower::{Layer, ServiceExt, service_fn};
 use super::Edge;
 use crate::rpc::context::{Arrival, TRACE_PARENT};
 use crate::rpc::status::{Fault, reason};
-use crate::types::Limits;
+use crate::types::{Limits, PeerId};
 
 fn request(path: &str) -> Request<Body> {
     Request::builder().uri(path).body(Body::empty()).unwrap()
 }
 
 fn edge(calls_max: u32) -> Edge {
-    Edge::new(&Limits { calls_max, ..Limits::default() }, 1)
+    Edge::new(
+        PeerId(4),
+        &Limits {
+            calls_max,
+            ..Limits::default()
+        },
+        1,
+    )
 }
 
 /// What a caller is told when the method gives this status.
@@ -26,19 +33,35 @@ async fn told(status: Status) -> Status {
         let response: Response<Body> = status.clone().into_http();
         std::future::ready(Ok::<_, Infallible>(response))
     });
-    let response = edge(1).layer(service).oneshot(request("/cubecast.v1.PeerService/Publish")).await.unwrap();
+    let response = edge(1)
+        .layer(service)
+        .oneshot(request("/cubecast.v1.PeerService/Publish"))
+        .await
+        .unwrap();
     Status::from_header_map(response.headers()).unwrap()
 }
 
 #[tokio::test]
 async fn errors_of_the_transport_get_a_reason_and_ours_keep_theirs() {
     let large = told(Status::out_of_range("decoded message length too large")).await;
-    assert_eq!((large.code(), reason(&large)), (Code::ResourceExhausted, Some(ErrorReason::RequestTooLarge)));
+    assert_eq!(
+        (large.code(), reason(&large)),
+        (Code::ResourceExhausted, Some(ErrorReason::RequestTooLarge))
+    );
     let malformed = told(Status::internal("failed to decode Protobuf message")).await;
-    assert_eq!((malformed.code(), reason(&malformed)), (Code::InvalidArgument, Some(ErrorReason::RequestMalformed)));
+    assert_eq!(
+        (malformed.code(), reason(&malformed)),
+        (Code::InvalidArgument, Some(ErrorReason::RequestMalformed))
+    );
     let offset = told(Fault::new(ErrorReason::OffsetOutOfRange, "x").into_status()).await;
-    assert_eq!((offset.code(), reason(&offset)), (Code::OutOfRange, Some(ErrorReason::OffsetOutOfRange)));
-    assert_eq!(told(Status::unimplemented("")).await.code(), Code::Unimplemented);
+    assert_eq!(
+        (offset.code(), reason(&offset)),
+        (Code::OutOfRange, Some(ErrorReason::OffsetOutOfRange))
+    );
+    assert_eq!(
+        told(Status::unimplemented("")).await.code(),
+        Code::Unimplemented
+    );
 }
 
 #[tokio::test]
@@ -46,7 +69,8 @@ async fn deadline_already_past_does_no_work() {
     let service = service_fn(|_: Request<Body>| async { panic!("the method is not reached") });
     let service = service.map_response(|(): ()| Response::new(Body::empty()));
     let mut late = request("/cubecast.v1.PeerService/Publish");
-    late.headers_mut().insert("grpc-timeout", "0m".parse().unwrap());
+    late.headers_mut()
+        .insert("grpc-timeout", "0m".parse().unwrap());
     let response = edge(1).layer(service).oneshot(late).await.unwrap();
     let status = Status::from_header_map(response.headers()).unwrap();
     assert_eq!(reason(&status), Some(ErrorReason::DeadlineExceeded));
@@ -58,20 +82,30 @@ async fn method_sees_arrival_and_trace() {
     let sees = Arc::clone(&seen);
     let service = service_fn(move |request: Request<Body>| {
         let arrival = request.extensions().get::<Arrival>().copied().unwrap();
-        *sees.lock().unwrap() = Some((arrival.timeout, request.headers().contains_key(TRACE_PARENT)));
+        *sees.lock().unwrap() = Some((
+            arrival.timeout,
+            request.headers().contains_key(TRACE_PARENT),
+        ));
         std::future::ready(Ok::<_, Infallible>(Response::new(Body::empty())))
     });
     let mut call = request("/cubecast.v1.PeerService/Publish");
-    call.headers_mut().insert("grpc-timeout", "250m".parse().unwrap());
+    call.headers_mut()
+        .insert("grpc-timeout", "250m".parse().unwrap());
     edge(1).layer(service).oneshot(call).await.unwrap();
-    assert_eq!(*seen.lock().unwrap(), Some((Some(std::time::Duration::from_millis(250)), true)));
+    assert_eq!(
+        *seen.lock().unwrap(),
+        Some((Some(std::time::Duration::from_millis(250)), true))
+    );
 }
 
 #[tokio::test]
 async fn call_beyond_the_limit_is_refused_and_probes_are_not() {
     let edge = edge(1);
-    let never = service_fn(|_: Request<Body>| std::future::pending::<Result<Response<Body>, Infallible>>());
-    let done = service_fn(|_: Request<Body>| std::future::ready(Ok::<_, Infallible>(Response::new(Body::empty()))));
+    let never =
+        service_fn(|_: Request<Body>| std::future::pending::<Result<Response<Body>, Infallible>>());
+    let done = service_fn(|_: Request<Body>| {
+        std::future::ready(Ok::<_, Infallible>(Response::new(Body::empty())))
+    });
     let path = "/cubecast.v1.PeerService/Pull";
     let mut held = edge.layer(never).oneshot(request(path));
     assert!(futures::poll!(&mut held).is_pending());
@@ -80,7 +114,11 @@ async fn call_beyond_the_limit_is_refused_and_probes_are_not() {
     let refused = edge.layer(done).oneshot(request(path)).await.unwrap();
     let status = Status::from_header_map(refused.headers()).unwrap();
     assert_eq!(reason(&status), Some(ErrorReason::Overloaded));
-    let probe = edge.layer(done).oneshot(request("/grpc.health.v1.Health/Check")).await.unwrap();
+    let probe = edge
+        .layer(done)
+        .oneshot(request("/grpc.health.v1.Health/Check"))
+        .await
+        .unwrap();
     assert!(!probe.headers().contains_key("grpc-status"));
 
     drop(held);

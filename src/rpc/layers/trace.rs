@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderValue, Request, Response};
 use tracing::{Span, debug, debug_span};
 
 use crate::rpc::context::{FORWARDED_BY, TRACE_PARENT};
+use crate::types::PeerId;
 
 /// Spreads numbers over all bits (Steele et al., "Fast splittable pseudorandom number generators", 2014).
 const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -20,7 +21,10 @@ pub(super) struct Traces {
 
 impl Traces {
     pub(super) fn new(seed: u128) -> Self {
-        Self { seed, count: AtomicU64::new(1) }
+        Self {
+            seed,
+            count: AtomicU64::new(1),
+        }
     }
 
     /// Gives the call a trace when it has none, or none that can be passed on.
@@ -28,8 +32,12 @@ impl Traces {
         if headers.get(TRACE_PARENT).and_then(trace_id).is_some() {
             return;
         }
-        let count = self.count.fetch_add(1, Ordering::Relaxed).wrapping_mul(GAMMA);
-        let trace = (self.seed ^ (u128::from(count) << 64 | u128::from(count.rotate_left(32)))).max(1);
+        let count = self
+            .count
+            .fetch_add(1, Ordering::Relaxed)
+            .wrapping_mul(GAMMA);
+        let trace =
+            (self.seed ^ (u128::from(count) << 64 | u128::from(count.rotate_left(32)))).max(1);
         let span = count.max(1);
         if let Ok(value) = HeaderValue::try_from(format!("00-{trace:032x}-{span:016x}-00")) {
             headers.insert(TRACE_PARENT, value);
@@ -41,17 +49,22 @@ impl Traces {
 fn trace_id(value: &HeaderValue) -> Option<&str> {
     let text = value.to_str().ok()?;
     let parts: Vec<&str> = text.split('-').collect();
-    let &[version, trace, span, flags] = parts.as_slice() else { return None };
-    let is_hex = |part: &str, length| part.len() == length && part.bytes().all(|digit| digit.is_ascii_hexdigit());
+    let &[version, trace, span, flags] = parts.as_slice() else {
+        return None;
+    };
+    let is_hex = |part: &str, length| {
+        part.len() == length && part.bytes().all(|digit| digit.is_ascii_hexdigit())
+    };
     let is_whole = is_hex(version, 2) && is_hex(trace, 32) && is_hex(span, 16) && is_hex(flags, 2);
     (is_whole && trace.bytes().any(|digit| digit != b'0')).then_some(trace)
 }
 
 /// The span of a call.
-pub(super) fn span<B>(request: &Request<B>) -> Span {
+pub(super) fn span<B>(peer: PeerId, request: &Request<B>) -> Span {
     let header = |name| request.headers().get(name);
     debug_span!(
         "call",
+        %peer,
         method = request.uri().path(),
         trace_id = header(TRACE_PARENT).and_then(trace_id).unwrap_or_default(),
         forwarded_by = header(FORWARDED_BY).and_then(|peer| peer.to_str().ok()).unwrap_or_default(),
@@ -61,7 +74,11 @@ pub(super) fn span<B>(request: &Request<B>) -> Span {
 /// Tells how a call ended.
 pub(super) fn answered<B>(response: &Response<B>, took: Duration) {
     // Success is told after the body, an error at once.
-    let code = response.headers().get("grpc-status").and_then(|code| code.to_str().ok()).unwrap_or("0");
+    let code = response
+        .headers()
+        .get("grpc-status")
+        .and_then(|code| code.to_str().ok())
+        .unwrap_or("0");
     debug!(code, ?took, "answered");
 }
 
@@ -77,7 +94,10 @@ mod tests {
         headers.insert(TRACE_PARENT, HeaderValue::from_static(given));
         traces.ensure(&mut headers);
         assert_eq!(headers[TRACE_PARENT], given);
-        headers.insert(TRACE_PARENT, HeaderValue::from_static("00-00000000000000000000000000000000-00f067aa0ba902b7-01"));
+        headers.insert(
+            TRACE_PARENT,
+            HeaderValue::from_static("00-00000000000000000000000000000000-00f067aa0ba902b7-01"),
+        );
         traces.ensure(&mut headers);
         let first = trace_id(&headers[TRACE_PARENT]).unwrap().to_owned();
         headers.clear();

@@ -13,7 +13,9 @@ use crate::types::{Name, PublisherId, SubscriberId, TopicName, Vertex};
 
 /// The vertex that a peer means.
 fn shard(index: u32, cluster: &Cluster) -> Result<Vertex, Fault> {
-    let vertex = u16::try_from(index).ok().and_then(|index| Vertex::new(index, cluster.dimension()).ok());
+    let vertex = u16::try_from(index)
+        .ok()
+        .and_then(|index| Vertex::new(index, cluster.dimension()).ok());
     vertex.ok_or_else(|| convert::invalid("shard", format!("the cube has no vertex {index}")))
 }
 
@@ -43,10 +45,16 @@ impl Operation for Resolve {
             proto::NameKind::Publisher => Kind::Publisher,
             proto::NameKind::Subscriber => Kind::Subscriber,
             proto::NameKind::Topic | proto::NameKind::Unspecified => {
-                return Err(convert::invalid("kind", "kind is neither PUBLISHER nor SUBSCRIBER"));
+                return Err(convert::invalid(
+                    "kind",
+                    "kind is neither PUBLISHER nor SUBSCRIBER",
+                ));
             }
         };
-        Ok(Self { kind, name: convert::name(&request.name, "name")? })
+        Ok(Self {
+            kind,
+            name: convert::name(&request.name, "name")?,
+        })
     }
 
     fn vertex(&self, cluster: &Cluster) -> Vertex {
@@ -84,7 +92,9 @@ impl Operation for ListShard {
             proto::NameKind::Publisher => Some(Kind::Publisher),
             proto::NameKind::Subscriber => Some(Kind::Subscriber),
             proto::NameKind::Topic => None,
-            proto::NameKind::Unspecified => return Err(convert::invalid("kind", "kind is missing")),
+            proto::NameKind::Unspecified => {
+                return Err(convert::invalid("kind", "kind is missing"));
+            }
         };
         Ok(Self {
             vertex: shard(request.shard, checks.cluster)?,
@@ -109,23 +119,42 @@ impl Operation for ListShard {
         let mut response = proto::ListShardResponse::default();
         let Some(kind) = self.kind else {
             let (prefix, creator) = (self.prefix.clone(), self.creator.clone());
-            let asked = TopicsAsked { prefix, creator, after: after.map(TopicName) };
+            let asked = TopicsAsked {
+                prefix,
+                creator,
+                after: after.map(TopicName),
+            };
             let page = api.broker().topics(&here, asked, self.limit).await?;
-            response.topics = page.entries.into_iter().map(|topic| answer::topic(topic, owner)).collect();
-            response.resume_after = page.resume.map_or_else(String::new, |name| name.to_string());
+            response.topics = page
+                .entries
+                .into_iter()
+                .map(|topic| answer::topic(topic, owner))
+                .collect();
+            response.resume_after = page
+                .resume
+                .map_or_else(String::new, |name| name.to_string());
             return Ok(response);
         };
-        let page = api.broker().identities(&here, (kind, self.prefix.clone()), after, self.limit).await?;
+        let page = api
+            .broker()
+            .identities(&here, (kind, self.prefix.clone()), after, self.limit)
+            .await?;
         let found = page.entries.iter().map(|(name, created)| (name, *created));
         match kind {
             Kind::Publisher => {
-                response.publishers = found.map(|(name, created)| answer::publisher(name, created, owner)).collect();
+                response.publishers = found
+                    .map(|(name, created)| answer::publisher(name, created, owner))
+                    .collect();
             }
             Kind::Subscriber => {
-                response.subscribers = found.map(|(name, created)| answer::subscriber(name, created, owner)).collect();
+                response.subscribers = found
+                    .map(|(name, created)| answer::subscriber(name, created, owner))
+                    .collect();
             }
         }
-        response.resume_after = page.resume.map_or_else(String::new, |name| name.to_string());
+        response.resume_after = page
+            .resume
+            .map_or_else(String::new, |name| name.to_string());
         Ok(response)
     }
 }
@@ -144,13 +173,28 @@ impl Operation for ListShardSubscriptions {
     const PATH: &'static str = "/cubecast.peer.v1.DirectoryService/ListShardSubscriptions";
 
     fn parse(request: &Self::Request, checks: Checks<'_>) -> Result<Self, Fault> {
-        let after_topic = convert::optional_name(&request.after_topic, "after_topic")?.map(TopicName);
-        let after_subscriber = convert::optional_name(&request.after_subscriber, "after_subscriber")?.map(SubscriberId);
+        let after_topic =
+            convert::optional_name(&request.after_topic, "after_topic")?.map(TopicName);
+        let after_subscriber =
+            convert::optional_name(&request.after_subscriber, "after_subscriber")?
+                .map(SubscriberId);
         let after = after_topic.zip(after_subscriber);
         let topic = convert::optional_name(&request.topic, "topic")?.map(TopicName);
-        let subscriber = convert::optional_name(&request.subscriber, "subscriber")?.map(SubscriberId);
-        let (vertex, limit) = (shard(request.shard, checks.cluster)?, count(request.limit, checks)?);
-        Ok(Self { vertex, asked: SubscriptionsAsked { topic, subscriber, after }, limit })
+        let subscriber =
+            convert::optional_name(&request.subscriber, "subscriber")?.map(SubscriberId);
+        let (vertex, limit) = (
+            shard(request.shard, checks.cluster)?,
+            count(request.limit, checks)?,
+        );
+        Ok(Self {
+            vertex,
+            asked: SubscriptionsAsked {
+                topic,
+                subscriber,
+                after,
+            },
+            limit,
+        })
     }
 
     fn vertex(&self, _: &Cluster) -> Vertex {
@@ -162,11 +206,20 @@ impl Operation for ListShardSubscriptions {
     }
 
     async fn serve(&self, api: &Api, here: Here<'_>) -> Result<Self::Response, Error> {
-        let page = api.broker().subscriptions(&here, self.asked.clone(), self.limit).await?;
-        let subscriptions: Vec<public::Subscription> =
-            page.entries.iter().map(|(subscription, head)| answer::subscription(subscription, *head)).collect();
-        let (topic, subscriber) =
-            page.resume.map_or_else(Default::default, |(topic, subscriber)| (topic.to_string(), subscriber.to_string()));
+        let page = api
+            .broker()
+            .subscriptions(&here, self.asked.clone(), self.limit)
+            .await?;
+        let subscriptions: Vec<public::Subscription> = page
+            .entries
+            .iter()
+            .map(|(subscription, head)| answer::subscription(subscription, *head))
+            .collect();
+        let (topic, subscriber) = page
+            .resume
+            .map_or_else(Default::default, |(topic, subscriber)| {
+                (topic.to_string(), subscriber.to_string())
+            });
         Ok(proto::ListShardSubscriptionsResponse {
             subscriptions,
             resume_after_topic: topic,
@@ -189,7 +242,10 @@ impl Operation for RemoveSubscriptions {
 
     fn parse(request: &Self::Request, checks: Checks<'_>) -> Result<Self, Fault> {
         let subscriber = SubscriberId(convert::name(&request.subscriber, "subscriber")?);
-        Ok(Self { vertex: shard(request.shard, checks.cluster)?, subscriber })
+        Ok(Self {
+            vertex: shard(request.shard, checks.cluster)?,
+            subscriber,
+        })
     }
 
     fn vertex(&self, _: &Cluster) -> Vertex {
@@ -201,7 +257,10 @@ impl Operation for RemoveSubscriptions {
     }
 
     async fn serve(&self, api: &Api, here: Here<'_>) -> Result<Self::Response, Error> {
-        let removed = api.broker().remove_subscriptions(&here, &self.subscriber).await?;
+        let removed = api
+            .broker()
+            .remove_subscriptions(&here, &self.subscriber)
+            .await?;
         Ok(proto::RemoveSubscriptionsResponse { removed })
     }
 }

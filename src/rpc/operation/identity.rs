@@ -24,7 +24,10 @@ impl Operation for CreatePublisher {
 
     fn parse(request: &Self::Request, _: Checks<'_>) -> Result<Self, Fault> {
         let publisher = convert::name(&request.publisher, "publisher")?;
-        Ok(Self { publisher, request_id: convert::request_id(&request.request_id)? })
+        Ok(Self {
+            publisher,
+            request_id: convert::request_id(&request.request_id)?,
+        })
     }
 
     fn vertex(&self, cluster: &Cluster) -> Vertex {
@@ -37,9 +40,16 @@ impl Operation for CreatePublisher {
 
     async fn serve(&self, api: &Api, here: Here<'_>) -> Result<Self::Response, Error> {
         let who = (Kind::Publisher, &self.publisher);
-        let created = api.broker().create_identity(&here, who, self.request_id).await?;
+        let created = api
+            .broker()
+            .create_identity(&here, who, self.request_id)
+            .await?;
         Ok(proto::CreatePublisherResponse {
-            publisher: Some(answer::publisher(&self.publisher, created, here.replica.shard())),
+            publisher: Some(answer::publisher(
+                &self.publisher,
+                created,
+                here.replica.shard(),
+            )),
             placement: Some(answer::placement_here(api.cluster(), &here)),
         })
     }
@@ -67,7 +77,9 @@ impl Operation for DeletePublisher {
     }
 
     async fn serve(&self, api: &Api, here: Here<'_>) -> Result<Self::Response, Error> {
-        api.broker().delete_identity(&here, Kind::Publisher, &self.0).await?;
+        api.broker()
+            .delete_identity(&here, Kind::Publisher, &self.0)
+            .await?;
         Ok(proto::DeletePublisherResponse {})
     }
 }
@@ -86,7 +98,10 @@ impl Operation for CreateSubscriber {
 
     fn parse(request: &Self::Request, _: Checks<'_>) -> Result<Self, Fault> {
         let subscriber = convert::name(&request.subscriber, "subscriber")?;
-        Ok(Self { subscriber, request_id: convert::request_id(&request.request_id)? })
+        Ok(Self {
+            subscriber,
+            request_id: convert::request_id(&request.request_id)?,
+        })
     }
 
     fn vertex(&self, cluster: &Cluster) -> Vertex {
@@ -99,9 +114,16 @@ impl Operation for CreateSubscriber {
 
     async fn serve(&self, api: &Api, here: Here<'_>) -> Result<Self::Response, Error> {
         let who = (Kind::Subscriber, &self.subscriber);
-        let created = api.broker().create_identity(&here, who, self.request_id).await?;
+        let created = api
+            .broker()
+            .create_identity(&here, who, self.request_id)
+            .await?;
         Ok(proto::CreateSubscriberResponse {
-            subscriber: Some(answer::subscriber(&self.subscriber, created, here.replica.shard())),
+            subscriber: Some(answer::subscriber(
+                &self.subscriber,
+                created,
+                here.replica.shard(),
+            )),
             placement: Some(answer::placement_here(api.cluster(), &here)),
         })
     }
@@ -129,12 +151,20 @@ impl Operation for DeleteSubscriber {
     }
 
     async fn serve(&self, api: &Api, here: Here<'_>) -> Result<Self::Response, Error> {
-        api.broker().delete_identity(&here, Kind::Subscriber, &self.0).await?;
-        Ok(proto::DeleteSubscriberResponse { subscriptions_removed: 0 })
+        api.broker()
+            .delete_identity(&here, Kind::Subscriber, &self.0)
+            .await?;
+        Ok(proto::DeleteSubscriberResponse {
+            subscriptions_removed: 0,
+        })
     }
 }
 
 /// A creation that bears an id may be repeated.
 fn creation(request_id: Option<RequestId>) -> Fate {
-    if request_id.is_some() { Fate::Repeatable } else { Fate::Single }
+    if request_id.is_some() {
+        Fate::Repeatable
+    } else {
+        Fate::Single
+    }
 }

@@ -24,11 +24,21 @@ impl Operation for Publish {
         let head = &request.head;
         let topic = TopicName(convert::name(&head.topic, "topic")?);
         let publisher = convert::optional_name(&head.publisher, "publisher")?.map(PublisherId);
-        let has_publisher = if publisher.is_some() { Presence::Present } else { Presence::Absent };
+        let has_publisher = if publisher.is_some() {
+            Presence::Present
+        } else {
+            Presence::Absent
+        };
         let sequence = convert::sequence(head.sequence.as_ref(), has_publisher)?;
         let acks = convert::acks(head.acks)?;
         let batch = message::check(request.messages.clone(), checks.limits)?;
-        Ok(Self(broker::Publish { topic, publisher, sequence, batch, acks }))
+        Ok(Self(broker::Publish {
+            topic,
+            publisher,
+            sequence,
+            batch,
+            acks,
+        }))
     }
 
     fn vertex(&self, cluster: &Cluster) -> Vertex {
@@ -36,7 +46,11 @@ impl Operation for Publish {
     }
 
     fn fate(&self) -> Fate {
-        if self.0.sequence.is_some() { Fate::Repeatable } else { Fate::Single }
+        if self.0.sequence.is_some() {
+            Fate::Repeatable
+        } else {
+            Fate::Single
+        }
     }
 
     async fn serve(&self, api: &Api, here: Here<'_>) -> Result<Self::Response, Error> {
@@ -51,7 +65,11 @@ impl Operation for Publish {
             message_count: published.count,
             append_time: Some(answer::timestamp(published.append_time)),
             is_duplicate: published.is_duplicate,
-            stored_by: published.stored_by.into_iter().map(|peer| answer::bits(api.cluster(), peer)).collect(),
+            stored_by: published
+                .stored_by
+                .into_iter()
+                .map(|peer| answer::bits(api.cluster(), peer))
+                .collect(),
             reached: reached.into(),
             placement: Some(answer::placement_here(api.cluster(), &here)),
         })

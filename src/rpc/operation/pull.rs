@@ -25,10 +25,16 @@ impl Operation for Pull {
 
     fn parse(request: &Self::Request, checks: Checks<'_>) -> Result<Self, Fault> {
         let consistency = convert::consistency(request.consistency)?;
-        let acknowledgement =
-            if request.auto_acknowledge { Acknowledgement::Pull } else { Acknowledgement::Caller };
+        let acknowledgement = if request.auto_acknowledge {
+            Acknowledgement::Pull
+        } else {
+            Acknowledgement::Caller
+        };
         if consistency == Consistency::Eventual && acknowledgement == Acknowledgement::Pull {
-            return Err(convert::invalid("auto_acknowledge", "auto_acknowledge needs the leader, so not with EVENTUAL"));
+            return Err(convert::invalid(
+                "auto_acknowledge",
+                "auto_acknowledge needs the leader, so not with EVENTUAL",
+            ));
         }
         Ok(Self(broker::Pull {
             topic: TopicName(convert::name(&request.topic, "topic")?),
@@ -48,7 +54,11 @@ impl Operation for Pull {
 
     fn aim(&self) -> Aim {
         // Only the leader can acknowledge.
-        if self.0.acknowledge_to.is_some() { Aim::Leader } else { super::topic::aim(self.0.consistency) }
+        if self.0.acknowledge_to.is_some() {
+            Aim::Leader
+        } else {
+            super::topic::aim(self.0.consistency)
+        }
     }
 
     fn fate(&self) -> Fate {

@@ -13,7 +13,10 @@ use crate::types::{Offset, SubscriberId, TopicName, Vertex};
 
 /// A topic and a subscriber.
 fn parties(topic: &str, subscriber: &str) -> Result<(TopicName, SubscriberId), Fault> {
-    Ok((TopicName(convert::name(topic, "topic")?), SubscriberId(convert::name(subscriber, "subscriber")?)))
+    Ok((
+        TopicName(convert::name(topic, "topic")?),
+        SubscriberId(convert::name(subscriber, "subscriber")?),
+    ))
 }
 
 /// Gives a subscriber a cursor on a topic.
@@ -31,7 +34,11 @@ impl Operation for Subscribe {
 
     fn parse(request: &Self::Request, _: Checks<'_>) -> Result<Self, Fault> {
         let (topic, subscriber) = parties(&request.topic, &request.subscriber)?;
-        Ok(Self { topic, subscriber, start: convert::optional_start(request.start.as_ref())? })
+        Ok(Self {
+            topic,
+            subscriber,
+            start: convert::optional_start(request.start.as_ref())?,
+        })
     }
 
     fn vertex(&self, cluster: &Cluster) -> Vertex {
@@ -43,9 +50,15 @@ impl Operation for Subscribe {
     }
 
     async fn serve(&self, api: &Api, here: Here<'_>) -> Result<Self::Response, Error> {
-        let subscribed = api.broker().subscribe(&here, (&self.topic, &self.subscriber), self.start).await?;
+        let subscribed = api
+            .broker()
+            .subscribe(&here, (&self.topic, &self.subscriber), self.start)
+            .await?;
         Ok(proto::SubscribeResponse {
-            subscription: Some(answer::subscription(&subscribed.subscription, subscribed.head_offset)),
+            subscription: Some(answer::subscription(
+                &subscribed.subscription,
+                subscribed.head_offset,
+            )),
             is_existing: subscribed.is_existing,
             placement: Some(answer::placement_here(api.cluster(), &here)),
         })
@@ -78,7 +91,9 @@ impl Operation for Unsubscribe {
     }
 
     async fn serve(&self, api: &Api, here: Here<'_>) -> Result<Self::Response, Error> {
-        api.broker().unsubscribe(&here, &self.topic, &self.subscriber).await?;
+        api.broker()
+            .unsubscribe(&here, &self.topic, &self.subscriber)
+            .await?;
         Ok(proto::UnsubscribeResponse {})
     }
 }
@@ -98,7 +113,11 @@ impl Operation for Acknowledge {
 
     fn parse(request: &Self::Request, _: Checks<'_>) -> Result<Self, Fault> {
         let (topic, subscriber) = parties(&request.topic, &request.subscriber)?;
-        Ok(Self { topic, subscriber, next_offset: Offset(request.next_offset) })
+        Ok(Self {
+            topic,
+            subscriber,
+            next_offset: Offset(request.next_offset),
+        })
     }
 
     fn vertex(&self, cluster: &Cluster) -> Vertex {
@@ -110,7 +129,10 @@ impl Operation for Acknowledge {
     }
 
     async fn serve(&self, api: &Api, here: Here<'_>) -> Result<Self::Response, Error> {
-        let cursor = api.broker().acknowledge(&here, &self.topic, &self.subscriber, self.next_offset).await?;
+        let cursor = api
+            .broker()
+            .acknowledge(&here, &self.topic, &self.subscriber, self.next_offset)
+            .await?;
         Ok(proto::AcknowledgeResponse { cursor: cursor.0 })
     }
 }
@@ -130,7 +152,11 @@ impl Operation for Seek {
 
     fn parse(request: &Self::Request, _: Checks<'_>) -> Result<Self, Fault> {
         let (topic, subscriber) = parties(&request.topic, &request.subscriber)?;
-        Ok(Self { topic, subscriber, start: convert::start(request.start.as_ref())? })
+        Ok(Self {
+            topic,
+            subscriber,
+            start: convert::start(request.start.as_ref())?,
+        })
     }
 
     fn vertex(&self, cluster: &Cluster) -> Vertex {
@@ -142,7 +168,10 @@ impl Operation for Seek {
     }
 
     async fn serve(&self, api: &Api, here: Here<'_>) -> Result<Self::Response, Error> {
-        let cursor = api.broker().seek(&here, &self.topic, &self.subscriber, self.start).await?;
+        let cursor = api
+            .broker()
+            .seek(&here, &self.topic, &self.subscriber, self.start)
+            .await?;
         Ok(proto::SeekResponse { cursor: cursor.0 })
     }
 }

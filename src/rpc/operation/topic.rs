@@ -34,7 +34,11 @@ impl Operation for CreateTopic {
     }
 
     fn fate(&self) -> Fate {
-        if self.0.request_id.is_some() { Fate::Repeatable } else { Fate::Single }
+        if self.0.request_id.is_some() {
+            Fate::Repeatable
+        } else {
+            Fate::Single
+        }
     }
 
     async fn serve(&self, api: &Api, here: Here<'_>) -> Result<Self::Response, Error> {
@@ -56,7 +60,9 @@ impl Operation for DeleteTopic {
     const PATH: &'static str = "/cubecast.v1.PeerService/DeleteTopic";
 
     fn parse(request: &Self::Request, _: Checks<'_>) -> Result<Self, Fault> {
-        convert::name(&request.topic, "topic").map(TopicName).map(Self)
+        convert::name(&request.topic, "topic")
+            .map(TopicName)
+            .map(Self)
     }
 
     fn vertex(&self, cluster: &Cluster) -> Vertex {
@@ -69,7 +75,9 @@ impl Operation for DeleteTopic {
 
     async fn serve(&self, api: &Api, here: Here<'_>) -> Result<Self::Response, Error> {
         let id = api.broker().delete_topic(&here, &self.0).await?;
-        Ok(proto::DeleteTopicResponse { topic_id: id.to_bits() })
+        Ok(proto::DeleteTopicResponse {
+            topic_id: id.to_bits(),
+        })
     }
 }
 
@@ -105,7 +113,10 @@ impl Operation for GetTopic {
     }
 
     async fn serve(&self, api: &Api, here: Here<'_>) -> Result<Self::Response, Error> {
-        let found = api.broker().topic(&here, &self.topic, self.consistency).await?;
+        let found = api
+            .broker()
+            .topic(&here, &self.topic, self.consistency)
+            .await?;
         Ok(proto::GetTopicResponse {
             topic: Some(answer::topic(found.topic, here.replica.shard())),
             placement: Some(answer::placement_here(api.cluster(), &here)),
@@ -130,7 +141,10 @@ pub struct LocateTopic {
 impl LocateTopic {
     /// The same, of any replica.
     pub fn of_any_replica(self) -> Self {
-        Self { consistency: Consistency::Eventual, ..self }
+        Self {
+            consistency: Consistency::Eventual,
+            ..self
+        }
     }
 }
 
@@ -141,7 +155,10 @@ impl Operation for LocateTopic {
 
     fn parse(request: &Self::Request, _: Checks<'_>) -> Result<Self, Fault> {
         let topic = TopicName(convert::name(&request.topic, "topic")?);
-        Ok(Self { topic, consistency: Consistency::Leader })
+        Ok(Self {
+            topic,
+            consistency: Consistency::Leader,
+        })
     }
 
     fn vertex(&self, cluster: &Cluster) -> Vertex {
@@ -157,7 +174,10 @@ impl Operation for LocateTopic {
     }
 
     async fn serve(&self, api: &Api, here: Here<'_>) -> Result<Self::Response, Error> {
-        let located = api.broker().locate(&here, &self.topic, self.consistency).await?;
+        let located = api
+            .broker()
+            .locate(&here, &self.topic, self.consistency)
+            .await?;
         let (cluster, vertex, status) = (api.cluster(), here.replica.shard(), &located.status);
         let leader = status.leader;
         Ok(proto::LocateTopicResponse {
@@ -165,7 +185,10 @@ impl Operation for LocateTopic {
             exists: located.topic.is_some(),
             topic_id: located.topic.map(|topic| topic.id.to_bits()),
             placement: Some(answer::placement(cluster, vertex, leader)),
-            leader_address: leader.and_then(|leader| cluster.address(leader)).unwrap_or_default().to_owned(),
+            leader_address: leader
+                .and_then(|leader| cluster.address(leader))
+                .unwrap_or_default()
+                .to_owned(),
             term: leader.map_or(0, |_| status.term.0),
             replicas: answer::replicas(cluster, vertex, status),
             source: Some(answer::source(cluster, &here, located.freshness)),

@@ -9,7 +9,8 @@ use crate::rpc::forward::Failure;
 use crate::rpc::status::{Fault, reason};
 use crate::shard::Refusal;
 use crate::types::{
-    ByteCount, Name, Offset, PeerId, PublisherId, Sequence, SessionId, SubscriberId, Term, TopicName, Vertex,
+    ByteCount, Name, Offset, PeerId, PublisherId, Sequence, SessionId, SubscriberId, Term,
+    TopicName, Vertex,
 };
 
 fn shard() -> Vertex {
@@ -17,6 +18,7 @@ fn shard() -> Vertex {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn every_refusal_has_its_reason_and_facts() {
     let topic = || TopicName::new("t").unwrap();
     let publisher = || PublisherId::new("p").unwrap();
@@ -25,34 +27,90 @@ fn every_refusal_has_its_reason_and_facts() {
     let (offset, first, next) = (Offset(9), Offset(1), Offset(5));
     let (topic_s, subscriber_s) = (topic(), subscriber());
     let table = [
-        (Refusal::TopicExists { topic: topic() }, Reason::TopicAlreadyExists, "topic=t"),
-        (Refusal::TopicNotFound { topic: topic() }, Reason::TopicNotFound, "topic=t"),
-        (Refusal::PublisherExists { publisher: publisher() }, Reason::PublisherAlreadyExists, "publisher=p"),
-        (Refusal::PublisherNotFound { publisher: publisher() }, Reason::PublisherNotFound, "publisher=p"),
-        (Refusal::SubscriberExists { subscriber: subscriber() }, Reason::SubscriberAlreadyExists, "subscriber=s"),
-        (Refusal::SubscriberNotFound { subscriber: subscriber() }, Reason::SubscriberNotFound, "subscriber=s"),
         (
-            Refusal::SubscriptionNotFound { topic: topic_s, subscriber: subscriber_s },
+            Refusal::TopicExists { topic: topic() },
+            Reason::TopicAlreadyExists,
+            "topic=t",
+        ),
+        (
+            Refusal::TopicNotFound { topic: topic() },
+            Reason::TopicNotFound,
+            "topic=t",
+        ),
+        (
+            Refusal::PublisherExists {
+                publisher: publisher(),
+            },
+            Reason::PublisherAlreadyExists,
+            "publisher=p",
+        ),
+        (
+            Refusal::PublisherNotFound {
+                publisher: publisher(),
+            },
+            Reason::PublisherNotFound,
+            "publisher=p",
+        ),
+        (
+            Refusal::SubscriberExists {
+                subscriber: subscriber(),
+            },
+            Reason::SubscriberAlreadyExists,
+            "subscriber=s",
+        ),
+        (
+            Refusal::SubscriberNotFound {
+                subscriber: subscriber(),
+            },
+            Reason::SubscriberNotFound,
+            "subscriber=s",
+        ),
+        (
+            Refusal::SubscriptionNotFound {
+                topic: topic_s,
+                subscriber: subscriber_s,
+            },
             Reason::SubscriptionNotFound,
             "subscriber=s topic=t",
         ),
         (
-            Refusal::SequenceGap { topic: topic(), publisher: publisher(), session, expected, got },
+            Refusal::SequenceGap {
+                topic: topic(),
+                publisher: publisher(),
+                session,
+                expected,
+                got,
+            },
             Reason::SequenceGap,
             "expected=2 sequence=4",
         ),
         (
-            Refusal::SessionUnknown { topic: topic(), publisher: publisher(), session, got },
+            Refusal::SessionUnknown {
+                topic: topic(),
+                publisher: publisher(),
+                session,
+                got,
+            },
             Reason::SessionUnknown,
             "publisher=p sequence=4 session=7",
         ),
         (
-            Refusal::OffsetOutOfRange { topic: topic(), offset, first, next },
+            Refusal::OffsetOutOfRange {
+                topic: topic(),
+                offset,
+                first,
+                next,
+            },
             Reason::OffsetOutOfRange,
             "first_offset=1 next_offset=5 offset=9",
         ),
         (
-            Refusal::CursorMoved { topic: topic(), subscriber: subscriber(), cursor: offset, expected: first },
+            Refusal::CursorMoved {
+                topic: topic(),
+                subscriber: subscriber(),
+                cursor: offset,
+                expected: first,
+            },
             Reason::CursorMoved,
             "subscriber=s topic=t",
         ),
@@ -61,7 +119,11 @@ fn every_refusal_has_its_reason_and_facts() {
         let status = from_refusal(&refusal).into_status();
         assert_eq!(reason(&status), Some(expected), "{refusal}");
         let info = status.get_details_error_info().unwrap();
-        let mut found: Vec<String> = info.metadata.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let mut found: Vec<String> = info
+            .metadata
+            .iter()
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect();
         found.sort();
         assert_eq!(found.join(" "), facts, "{refusal}");
         assert_eq!(status.message(), refusal.to_string());
@@ -74,28 +136,54 @@ fn of(error: replica::Error) -> Failure {
 
 #[test]
 fn replica_that_does_not_lead_names_the_leader() {
-    let error = consensus::Error::NotLeader { shard: shard(), leader: Some(PeerId(6)), term: Term(3) };
-    let Failure::NotLeader(Some(leader)) = of(error.into()) else { panic!("it names the leader") };
+    let error = consensus::Error::NotLeader {
+        shard: shard(),
+        leader: Some(PeerId(6)),
+        term: Term(3),
+    };
+    let Failure::NotLeader(Some(leader)) = of(error.into()) else {
+        panic!("it names the leader")
+    };
     assert_eq!((leader.peer, leader.term), (PeerId(6), Term(3)));
 }
 
 #[test]
 fn unknown_fate_is_never_told_as_a_failure() {
-    assert!(matches!(of(replica::Error::OutcomeUnknown { shard: shard() }), Failure::Unknown));
-    assert!(matches!(of(consensus::Error::OutcomeUnknown { shard: shard() }.into()), Failure::Unknown));
+    assert!(matches!(
+        of(replica::Error::OutcomeUnknown { shard: shard() }),
+        Failure::Unknown
+    ));
+    assert!(matches!(
+        of(consensus::Error::OutcomeUnknown { shard: shard() }.into()),
+        Failure::Unknown
+    ));
 }
 
 #[test]
 fn what_another_replica_may_do_is_not_final() {
     for (error, expected) in [
-        (consensus::Error::NoQuorum { shard: shard() }.into(), Reason::NoQuorum),
-        (consensus::Error::Stopped { shard: shard() }.into(), Reason::ShuttingDown),
-        (replica::Error::Deadline { shard: shard() }, Reason::DeadlineExceeded),
+        (
+            consensus::Error::NoQuorum { shard: shard() }.into(),
+            Reason::NoQuorum,
+        ),
+        (
+            consensus::Error::Stopped { shard: shard() }.into(),
+            Reason::ShuttingDown,
+        ),
+        (
+            replica::Error::Deadline { shard: shard() },
+            Reason::DeadlineExceeded,
+        ),
     ] {
-        let Failure::Elsewhere(status) = of(error) else { panic!("{expected:?} is not final") };
+        let Failure::Elsewhere(status) = of(error) else {
+            panic!("{expected:?} is not final")
+        };
         assert_eq!(reason(&status), Some(expected));
     }
-    let Failure::Final(status) = of(replica::Error::TooLarge { bytes: ByteCount(9), limit: ByteCount(8) }) else {
+    let Failure::Final(status) = of(replica::Error::TooLarge {
+        bytes: ByteCount(9),
+        limit: ByteCount(8),
+    }) else {
         panic!("too large everywhere")
     };
     assert_eq!(reason(&status), Some(Reason::RequestTooLarge));
@@ -104,7 +192,12 @@ fn what_another_replica_may_do_is_not_final() {
 #[test]
 fn error_of_another_shard_is_told_as_it_was() {
     let source = Fault::new(Reason::NoQuorum, "x").into_status();
-    let unresolved = Unresolved { name: Name::new("p").unwrap(), source: std::sync::Arc::new(source) };
-    let Failure::Final(status) = failure(Error::Unresolved(unresolved), PeerId(4)) else { panic!("it is final") };
+    let unresolved = Unresolved {
+        name: Name::new("p").unwrap(),
+        source: std::sync::Arc::new(source),
+    };
+    let Failure::Final(status) = failure(Error::Unresolved(unresolved), PeerId(4)) else {
+        panic!("it is final")
+    };
     assert_eq!(reason(&status), Some(Reason::NoQuorum));
 }

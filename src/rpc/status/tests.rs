@@ -12,11 +12,24 @@ fn documented() -> Vec<(String, String, bool, bool)> {
     for line in text.lines().map(str::trim) {
         if let Some(words) = line.strip_prefix("//") {
             comment.push_str(words);
-        } else if let Some((value, _)) = line.strip_prefix("ERROR_REASON_").and_then(|line| line.split_once(" = ")) {
-            let first = comment.split('.').next().unwrap_or_default().trim().to_owned();
+        } else if let Some((value, _)) = line
+            .strip_prefix("ERROR_REASON_")
+            .and_then(|line| line.split_once(" = "))
+        {
+            let first = comment
+                .split('.')
+                .next()
+                .unwrap_or_default()
+                .trim()
+                .to_owned();
             let code = first.split(' ').next().unwrap_or_default().to_owned();
             let has_retry = first.contains("RetryInfo") && !first.contains("without RetryInfo");
-            found.push((value.to_owned(), code, has_retry, first.contains("QuotaFailure")));
+            found.push((
+                value.to_owned(),
+                code,
+                has_retry,
+                first.contains("QuotaFailure"),
+            ));
             comment.clear();
         } else {
             comment.clear();
@@ -46,16 +59,34 @@ fn every_reason_is_told_as_its_comment_says() {
             continue;
         }
         let expected = ErrorReason::from_str_name(&format!("ERROR_REASON_{value}")).unwrap();
-        let status = Fault::new(expected, "text").with("limit", 7).in_field("topic").into_status();
+        let status = Fault::new(expected, "text")
+            .with("limit", 7)
+            .in_field("topic")
+            .into_status();
         assert_eq!(code_name(status.code()), code, "{value}");
         let details = status.get_error_details();
         let info = details.error_info().unwrap();
-        assert_eq!((info.reason.as_str(), info.domain.as_str()), (value.as_str(), "cubecast"));
+        assert_eq!(
+            (info.reason.as_str(), info.domain.as_str()),
+            (value.as_str(), "cubecast")
+        );
         assert_eq!(info.metadata.get("limit").map(String::as_str), Some("7"));
-        assert_eq!(details.retry_info().is_some(), has_retry, "RetryInfo of {value}");
-        assert_eq!(details.quota_failure().is_some(), is_quota, "QuotaFailure of {value}");
+        assert_eq!(
+            details.retry_info().is_some(),
+            has_retry,
+            "RetryInfo of {value}"
+        );
+        assert_eq!(
+            details.quota_failure().is_some(),
+            is_quota,
+            "QuotaFailure of {value}"
+        );
         let is_field = code == "INVALID_ARGUMENT" && value != "REQUEST_MALFORMED";
-        assert_eq!(details.bad_request().is_some(), is_field, "BadRequest of {value}");
+        assert_eq!(
+            details.bad_request().is_some(),
+            is_field,
+            "BadRequest of {value}"
+        );
         assert_eq!(reason(&status), Some(expected));
         assert_eq!(name(expected), value);
     }

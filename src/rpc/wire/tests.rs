@@ -7,7 +7,10 @@ use crate::types::Batch;
 
 fn messages() -> Vec<proto::Message> {
     ["one", "two", "three"]
-        .map(|text| proto::Message { payload: Bytes::from_static(text.as_bytes()), ..Default::default() })
+        .map(|text| proto::Message {
+            payload: Bytes::from_static(text.as_bytes()),
+            ..Default::default()
+        })
         .to_vec()
 }
 
@@ -15,7 +18,10 @@ fn publish() -> proto::PublishRequest {
     proto::PublishRequest {
         topic: "news".to_owned(),
         publisher: "p".to_owned(),
-        sequence: Some(proto::PublishSequence { session: 7, sequence: 3 }),
+        sequence: Some(proto::PublishSequence {
+            session: 7,
+            sequence: 3,
+        }),
         messages: messages(),
         acks: proto::AckLevel::All.into(),
     }
@@ -28,7 +34,10 @@ fn publish_is_read_without_decoding_and_written_back() {
     assert_eq!(opaque.head.topic, "news");
     assert_eq!(opaque.head.acks(), proto::AckLevel::All);
     assert_eq!(Batch::new(opaque.messages.clone()).unwrap().count(), 3);
-    assert_eq!(proto::PublishRequest::decode(opaque.encode_to_vec().as_slice()).unwrap(), publish());
+    assert_eq!(
+        proto::PublishRequest::decode(opaque.encode_to_vec().as_slice()).unwrap(),
+        publish()
+    );
     assert_eq!(opaque.encoded_len(), opaque.encode_to_vec().len());
 }
 
@@ -36,9 +45,13 @@ fn publish_is_read_without_decoding_and_written_back() {
 fn messages_apart_are_put_together_in_order() {
     let mut bytes = Vec::new();
     for message in messages() {
-        proto::PublishRequest { messages: vec![message], topic: "news".to_owned(), ..Default::default() }
-            .encode(&mut bytes)
-            .unwrap();
+        proto::PublishRequest {
+            messages: vec![message],
+            topic: "news".to_owned(),
+            ..Default::default()
+        }
+        .encode(&mut bytes)
+        .unwrap();
     }
     let opaque = PublishRequest::decode(Bytes::from(bytes)).unwrap();
     let whole = proto::PublishRequest::decode(opaque.encode_to_vec().as_slice()).unwrap();
@@ -48,10 +61,19 @@ fn messages_apart_are_put_together_in_order() {
 #[test]
 fn cut_request_is_an_error_and_never_a_panic() {
     let bytes = Bytes::from(publish().encode_to_vec());
-    let complete = (0..bytes.len()).filter(|cut| PublishRequest::decode(bytes.slice(..*cut)).is_ok()).count();
-    let complete_as_sdk = (0..bytes.len()).filter(|cut| proto::PublishRequest::decode(bytes.slice(..*cut)).is_ok()).count();
+    let complete = (0..bytes.len())
+        .filter(|cut| PublishRequest::decode(bytes.slice(..*cut)).is_ok())
+        .count();
+    let complete_as_sdk = (0..bytes.len())
+        .filter(|cut| proto::PublishRequest::decode(bytes.slice(..*cut)).is_ok())
+        .count();
     assert_eq!(complete, complete_as_sdk);
-    assert!(PublishRequest::decode(Bytes::from_static(b"\x22\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01")).is_err());
+    assert!(
+        PublishRequest::decode(Bytes::from_static(
+            b"\x22\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"
+        ))
+        .is_err()
+    );
     assert!(PublishRequest::decode(Bytes::from_static(b"\x20\x01")).is_err());
 }
 
@@ -59,8 +81,15 @@ fn cut_request_is_an_error_and_never_a_panic() {
 fn pull_response_is_the_same_on_the_wire() {
     let batch = proto::MessageBatch {
         base_offset: 5,
-        append_time: Some(prost_types::Timestamp { seconds: 1, nanos: 2 }),
-        origin: Some(proto::BatchOrigin { publisher: "p".to_owned(), session: 1, sequence: 2 }),
+        append_time: Some(prost_types::Timestamp {
+            seconds: 1,
+            nanos: 2,
+        }),
+        origin: Some(proto::BatchOrigin {
+            publisher: "p".to_owned(),
+            session: 1,
+            sequence: 2,
+        }),
         messages: messages(),
         message_count: 3,
     };
@@ -69,11 +98,17 @@ fn pull_response_is_the_same_on_the_wire() {
         next_offset: 8,
         cursor: 5,
         head_offset: 9,
-        source: Some(proto::ReadSource { served_by: "100".to_owned(), ..Default::default() }),
+        source: Some(proto::ReadSource {
+            served_by: "100".to_owned(),
+            ..Default::default()
+        }),
     };
     let opaque = PullResponse::decode(Bytes::from(response.encode_to_vec())).unwrap();
     assert_eq!(opaque.batches.len(), 2);
     assert_eq!(opaque.batches[1].messages, opaque.batches[0].messages);
-    assert_eq!(proto::PullResponse::decode(opaque.encode_to_vec().as_slice()).unwrap(), response);
+    assert_eq!(
+        proto::PullResponse::decode(opaque.encode_to_vec().as_slice()).unwrap(),
+        response
+    );
     assert_eq!(opaque.encoded_len(), response.encoded_len());
 }
