@@ -57,7 +57,14 @@ impl Processes {
             .append(true)
             .open(self.folder.join(format!("log-{peer}")))
             .unwrap();
-        Command::new(env!("CARGO_BIN_EXE_cubecast"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cubecast"));
+        // Settings of whoever runs this are not those of these peers.
+        for (name, _) in std::env::vars_os() {
+            if name.as_encoded_bytes().starts_with(b"CUBECAST_") {
+                command.env_remove(name);
+            }
+        }
+        command
             .arg("node")
             .args(["--peer", &peer.to_string()])
             .args(["--port", &self.ports[peer].to_string()])
