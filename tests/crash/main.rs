@@ -8,10 +8,12 @@
     clippy::unwrap_used,
     clippy::indexing_slicing,
     clippy::disallowed_methods,
+    clippy::panic,
     reason = "a test proves things with these"
 )]
 
 mod process;
+mod startup;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

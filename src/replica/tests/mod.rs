@@ -1,5 +1,7 @@
 //! Three replicas and a standby of one shard, over TCP and with real logs.
 
+mod disk;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -1,0 +1,122 @@
+//! A replica that votes alone, on a disk that fails on command.
+
+use std::path::Path;
+
+use super::*;
+use crate::env::disk::Disk;
+use crate::env::entropy::SeededEntropy;
+use crate::env::faulty::{FaultyDisk, Survival};
+
+struct Alone {
+    replica: Replica,
+    wal: Arc<dyn RaftLog>,
+}
+
+/// A new process on the disk. Its store is empty: everything comes from the log.
+async fn alone(disk: &FaultyDisk) -> Alone {
+    let disk: Arc<dyn Disk> = Arc::new(disk.for_process());
+    let folder = Path::new("/peer");
+    disk.create_directory(folder).unwrap();
+    let options = crate::wal::Options {
+        segment_bytes: ByteCount(64 << 10),
+        ..crate::wal::Options::new(folder.join("wal"), wal_identity(0))
+    };
+    let entropy = Arc::new(SeededEntropy::new(1));
+    let wal: Arc<dyn RaftLog> = Arc::new(Wal::open(options, Arc::clone(&disk), entropy).unwrap());
+    let acquaintances = Arc::new(Acquaintances::open(disk, folder).unwrap());
+    let link = link::Options {
+        identity: Identity {
+            cluster: "test".to_owned(),
+            peer: PeerId(0),
+            directory: 0,
+        },
+        addresses: BTreeMap::new(),
+        connect_timeout: Duration::from_secs(1),
+        keep_alive_interval: Duration::from_secs(2),
+    };
+    let parts = Parts {
+        wal: Arc::clone(&wal),
+        store: Arc::new(MemoryStore::new()),
+        peers: Peers::new(&link, acquaintances).unwrap(),
+    };
+    let node = consensus::node_id(PeerId(0), Incarnation(1));
+    let group = consensus::Options {
+        cluster: "test".to_owned(),
+        node,
+        voters: vec![node],
+        standbys: Vec::new(),
+        heartbeat_interval: Duration::from_millis(100),
+        election_timeout_min: Duration::from_millis(400),
+        election_timeout_max: Duration::from_millis(800),
+    };
+    let options = Options {
+        command_bytes_max: ByteCount(1 << 20),
+    };
+    let replica = Replica::start(shard(), group, &parts, options)
+        .await
+        .unwrap();
+    let mut leader = replica.leader();
+    let ready = leader.wait_for(|now| now.is_ready);
+    tokio::time::timeout_at(deadline(), ready)
+        .await
+        .unwrap()
+        .unwrap();
+    Alone { replica, wal }
+}
+
+fn messages(replica: &Replica) -> u64 {
+    let topic = replica.view().topic(&topic("news")).unwrap();
+    topic.map_or(0, |topic| topic.next_offset.0)
+}
+
+// G1: what was acknowledged survives a power cut that takes everything that was not synced.
+#[tokio::test(flavor = "multi_thread")]
+async fn acknowledged_publishes_survive_a_power_cut() {
+    let disk = FaultyDisk::new(7);
+    let mut acknowledged = 0;
+    for life in 0..4 {
+        let peer = alone(&disk).await;
+        assert_eq!(messages(&peer.replica), acknowledged, "life {life}");
+        if life == 0 {
+            let created = peer.replica.propose(create("news"), deadline()).await;
+            created.unwrap().outcome.unwrap();
+        }
+        for _ in 0..25 {
+            let appended = peer.replica.propose(append("news"), deadline()).await;
+            appended.unwrap().outcome.unwrap();
+            acknowledged += 1;
+        }
+        disk.reboot(Survival::Nothing);
+        peer.replica.stop().await;
+        peer.wal.shutdown();
+    }
+}
+
+// A failed sync stops the replica: nothing is acknowledged any more, and the failure is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn failed_sync_acknowledges_nothing_and_stops_the_replica() {
+    let disk = FaultyDisk::new(7);
+    let peer = alone(&disk).await;
+    let created = peer.replica.propose(create("news"), deadline()).await;
+    created.unwrap().outcome.unwrap();
+    let mut failed = peer.wal.failed();
+    assert!(failed.borrow().is_none());
+    disk.fail_sync_at(disk.syncs());
+    let refused = peer.replica.propose(append("news"), deadline()).await;
+    assert!(
+        matches!(
+            refused,
+            Err(Error::Consensus(consensus::Error::OutcomeUnknown { .. }))
+        ),
+        "{refused:?}"
+    );
+    tokio::time::timeout_at(deadline(), failed.wait_for(Option::is_some))
+        .await
+        .unwrap()
+        .unwrap();
+    let refused = peer.replica.propose(append("news"), deadline()).await;
+    assert!(refused.is_err(), "{refused:?}");
+    assert_eq!(messages(&peer.replica), 0);
+    peer.replica.stop().await;
+    peer.wal.shutdown();
+}
