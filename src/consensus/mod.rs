@@ -12,6 +12,7 @@ mod group;
 mod log;
 mod machine;
 mod network;
+mod outbound;
 mod types;
 
 use std::sync::Arc;

@@ -22,6 +22,7 @@ use tokio::sync::watch;
 use tonic::transport::Channel;
 
 use super::convert;
+use super::outbound::Outbound;
 use super::types::{Types, peer_of, position};
 use crate::link::Peers;
 use crate::proto::peer::v1 as proto;
@@ -206,7 +207,8 @@ impl Connection {
         S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
     {
         let shard = self.shard;
-        let outbound = input.map(move |request| convert::append_to_proto(shard, request));
+        let outbound =
+            Outbound::new(input).map(move |request| convert::append_to_proto(shard, request));
         let mut client = self.client()?;
         let mut request = self.peers.request(outbound);
         request.metadata_mut().insert(SHARD_KEY, shard.into());
