@@ -13,6 +13,7 @@ mod group;
 mod log;
 mod machine;
 mod network;
+mod outbound;
 mod serve;
 mod status;
 mod types;

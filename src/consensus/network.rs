@@ -23,6 +23,7 @@ use tokio::sync::watch;
 use tonic::transport::Channel;
 
 use super::convert;
+use super::outbound::Outbound;
 use super::types::{Types, peer_of, position};
 use crate::link::Peers;
 use crate::proto::peer::v1 as proto;
@@ -214,7 +215,8 @@ impl Connection {
         if Pin::new(&mut input).peek().await.is_none() {
             return Ok(None);
         }
-        let outbound = input.map(move |request| convert::append_to_proto(shard, request));
+        let outbound =
+            Outbound::new(input).map(move |request| convert::append_to_proto(shard, request));
         let mut client = self.client()?;
         let mut request = self.peers.request(outbound);
         request.metadata_mut().insert(SHARD_KEY, shard.into());

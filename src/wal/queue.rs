@@ -48,6 +48,8 @@ pub(crate) struct State {
     /// The number of the latest operation.
     ticket: u64,
     status: Status,
+    /// The writer waits without an end, because all that was written is marked.
+    is_resting: bool,
     /// The thread that must not wait for room, because it makes it.
     writer: Option<ThreadId>,
 }
@@ -103,6 +105,7 @@ impl Shared {
                 is_urgent: false,
                 ticket: 0,
                 status: Status::Open,
+                is_resting: false,
                 writer: None,
             }),
             wake: Condvar::new(),
@@ -151,7 +154,8 @@ impl Shared {
             });
             state.queued_bytes += bytes;
         }
-        let is_to_wake = (is_urgent && !state.is_urgent) || is_first;
+        // What nobody waits for needs no wake-up of its own, unless the writer would never look.
+        let is_to_wake = (is_urgent && !state.is_urgent) || (is_first && state.is_resting);
         state.is_urgent |= is_urgent;
         drop(state);
         if is_to_wake {
@@ -215,10 +219,12 @@ impl Shared {
         let mut is_idle = false;
         while !(state.is_urgent || is_idle || matches!(state.status, Status::Closing)) {
             if is_marked && state.queue.is_empty() {
+                state.is_resting = true;
                 state = self
                     .wake
                     .wait(state)
                     .unwrap_or_else(PoisonError::into_inner);
+                state.is_resting = false;
                 continue;
             }
             let waited = self.wake.wait_timeout(state, self.options.idle_after);

@@ -40,8 +40,14 @@ impl Processes {
         processes
     }
 
-    fn address(&self, peer: usize) -> String {
+    /// Where a peer listens.
+    pub fn address(&self, peer: usize) -> String {
         format!("http://127.0.0.1:{}", self.ports[peer])
+    }
+
+    /// The processes of the running peers.
+    pub fn pids(&self) -> Vec<u32> {
+        self.children.iter().map(Child::id).collect()
     }
 
     fn spawn(&self, peer: usize) -> Child {
@@ -51,7 +57,14 @@ impl Processes {
             .append(true)
             .open(self.folder.join(format!("log-{peer}")))
             .unwrap();
-        Command::new(env!("CARGO_BIN_EXE_cubecast"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cubecast"));
+        // Settings of whoever runs this are not those of these peers.
+        for (name, _) in std::env::vars_os() {
+            if name.as_encoded_bytes().starts_with(b"CUBECAST_") {
+                command.env_remove(name);
+            }
+        }
+        command
             .arg("node")
             .args(["--peer", &peer.to_string()])
             .args(["--port", &self.ports[peer].to_string()])
