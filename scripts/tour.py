@@ -7,7 +7,7 @@ What is run, in order:
 - ```console             each `$ command` in one shell; what it prints is compared with the lines below it. A line `...` stands for any lines.
 - ```console background  one command that goes on until the next such block, or the end, stops it with Ctrl-C.
 - ```sh grpcurl          each line, by grpcurl, or by buf in its place where grpcurl is not installed; what it prints is not compared.
-- ```rust                must be the text of sdk/examples/hello.rs without the comment on top.
+- ```rust                must be the text of sdk/examples/hello.rs without the comment and the attribute on top.
 
 Times, durations, versions, terms, spaces, who leads at the moment, and which replicas had stored a publish may differ. With a base port other
 than 8000 the ports are changed in what is run and changed back in what is compared.
@@ -237,7 +237,7 @@ class Tour:
 
     def rust(self, lines):
         text = pathlib.Path("sdk/examples/hello.rs").read_text().splitlines()
-        program = list(itertools.dropwhile(lambda line: line.startswith("//!") or not line, text))
+        program = list(itertools.dropwhile(lambda line: line.startswith(("//!", "#!")) or not line, text))
         if program != lines:
             complain("cat sdk/examples/hello.rs", lines, program)
 

@@ -2,6 +2,8 @@
 //!
 //! `cargo run -p cubecast-sdk --example hello -- http://127.0.0.1:8000`
 
+#![expect(clippy::print_stdout, reason = "an example shows what it does")]
+
 use cubecast_sdk::{Client, Error, PullOptions, Start};
 
 #[tokio::main(flavor = "current_thread")]

@@ -77,6 +77,7 @@ async fn fields_and_offsets_that_make_no_sense_are_named() {
 }
 
 /// Calls with a field whose value makes no sense.
+#[expect(clippy::too_many_lines, reason = "a table")]
 async fn senseless(client: &mut Plain, topic: &str) -> Vec<(&'static str, Status)> {
     let publish = || PublishRequest {
         topic: topic.into(),

@@ -35,6 +35,15 @@ const fn claim(cluster: &'static str, peer: &'static str, directory: &'static st
 
 const SOME_DIRECTORY: &str = "0123456789abcdef0123456789abcdef";
 
+/// A message with what its sender claims to be.
+fn say<T>(message: T, claim: &[(&'static str, &'static str)]) -> Request<T> {
+    let mut request = Request::new(message);
+    for (key, value) in claim {
+        request.metadata_mut().insert(*key, value.parse().unwrap());
+    }
+    request
+}
+
 /// The errors of all calls of the peers' own package, from a caller that says this of itself.
 async fn refusals(address: &str, claim: &[(&'static str, &'static str)]) -> Vec<Status> {
     let channel = Channel::from_shared(address.to_owned())
@@ -44,13 +53,6 @@ async fn refusals(address: &str, claim: &[(&'static str, &'static str)]) -> Vec<
         .unwrap();
     let mut raft = RaftServiceClient::new(channel.clone());
     let mut directory = DirectoryServiceClient::new(channel);
-    fn say<T>(message: T, claim: &[(&'static str, &'static str)]) -> Request<T> {
-        let mut request = Request::new(message);
-        for (key, value) in claim {
-            request.metadata_mut().insert(*key, value.parse().unwrap());
-        }
-        request
-    }
     errors![
         raft.append(say(tokio_stream::once(AppendRequest::default()), claim)),
         raft.heartbeat(say(HeartbeatRequest::default(), claim)),
