@@ -33,6 +33,14 @@ bench *names:
 cluster *flags:
     cargo run --release --locked -- dev {{ flags }}
 
+# Clients that are not ours against eight peers: buf and grpcio, by reflection alone.
+clients *binary:
+    scripts/clients.sh {{ binary }}
+
+# Every command of the README's tour, compared with what the page shows.
+tour *binary:
+    scripts/tour.sh {{ binary }}
+
 # What CI runs.
 ci:
     .ci/run

@@ -147,6 +147,14 @@ impl Cluster {
         cube::Replicas::of(vertex, self.inner.factor)
     }
 
+    /// The peers whose replicas of a shard vote, the owner's home first.
+    pub fn voters(&self, vertex: Vertex) -> Vec<PeerId> {
+        self.replica_vertices(vertex)
+            .voters()
+            .map(|replica| self.home(replica))
+            .collect()
+    }
+
     /// The peers that hold a shard's replicas, the owner's home first, each once.
     pub fn replicas(&self, vertex: Vertex) -> Vec<PeerId> {
         let mut peers = Vec::with_capacity(usize::from(self.inner.factor.copies()));

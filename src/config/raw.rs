@@ -62,7 +62,7 @@ pub(super) struct Log {
 }
 
 /// The consensus library warns of every attempt to reach a peer that is down; `consensus` says once who leads.
-const LOG_FILTER: &str = "info,openraft=error";
+const LOG_FILTER: &str = "info,openraft=error,fjall=warn,lsm_tree=warn";
 
 impl Default for Raw {
     fn default() -> Self {

@@ -15,11 +15,12 @@ use std::ops::{Bound, Range, RangeBounds};
 use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use futures::{Stream, TryStreamExt, stream};
 use openraft::alias::{CommittedLeaderIdOf, VoteOf};
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::{EntryPayload, LogState, OptionalSend, RaftLogReader};
 use prost::Message;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::convert;
 use super::types::{Entry, LogId, Proposal, Types, position};
@@ -32,20 +33,66 @@ const KIND_BLANK: u8 = 0;
 const KIND_COMMAND: u8 = 1;
 const KIND_MEMBERSHIP: u8 = 2;
 
-/// One append to a follower carries at most this much (unless one entry is larger): see the measurements of `notes/consensus.md`, where
-/// 256 KiB to 4 MiB made no difference.
+/// One append to a follower carries at most this much (unless one entry is larger): 256 KiB to 4 MiB were
+/// measured and made no difference.
 const APPEND_BYTES_MAX: ByteCount = ByteCount(1 << 20);
+
+/// Entries that are to be applied are read this much at a time: a replica that catches up has more to apply than fits in memory.
+const APPLY_BYTES_MAX: ByteCount = ByteCount(4 << 20);
 
 /// The log of one shard.
 #[derive(Clone)]
 pub(super) struct ShardLog {
     shard: Vertex,
     wal: Arc<dyn RaftLog>,
+    /// Changes when appended entries have reached the disk, or never will.
+    written: watch::Sender<()>,
+}
+
+/// Tells when entries of one shard are on this peer's disk.
+pub(super) struct Durability {
+    shard: Vertex,
+    wal: Arc<dyn RaftLog>,
+    written: watch::Receiver<()>,
+}
+
+impl Durability {
+    /// Waits until an entry and all before it are on disk.
+    pub(super) async fn reaches(&mut self, index: LogIndex) -> io::Result<()> {
+        let mut failed = self.wal.failed();
+        loop {
+            self.written.mark_unchanged();
+            let durable = self.wal.durable(self.shard);
+            if durable.is_some_and(|durable| durable.index >= index) {
+                return Ok(());
+            }
+            tokio::select! {
+                changed = self.written.changed() => changed.map_err(io::Error::other)?,
+                why = failed.wait_for(Option::is_some) => {
+                    let why = why.map_err(io::Error::other)?;
+                    return Err(io::Error::other(format!("the write-ahead log failed: {:?}", *why)));
+                }
+            }
+        }
+    }
 }
 
 impl ShardLog {
     pub(super) fn new(shard: Vertex, wal: Arc<dyn RaftLog>) -> Self {
-        Self { shard, wal }
+        let written = watch::Sender::new(());
+        Self {
+            shard,
+            wal,
+            written,
+        }
+    }
+
+    pub(super) fn durability(&self) -> Durability {
+        Durability {
+            shard: self.shard,
+            wal: Arc::clone(&self.wal),
+            written: self.written.subscribe(),
+        }
     }
 
     /// Hands operations to the log and waits until they are on disk.
@@ -69,6 +116,32 @@ impl ShardLog {
             .entries(self.shard, range, bytes_max)
             .map_err(io::Error::other)?;
         entries.into_iter().map(decode).collect()
+    }
+
+    fn end(&self) -> u64 {
+        let last = self.wal.bounds(self.shard).last;
+        last.map_or(0, |last| last.index.0 + 1)
+    }
+
+    /// The entries of a range, read a part at a time.
+    fn parts(self, range: Range<u64>) -> impl Stream<Item = io::Result<Vec<Entry>>> + Send {
+        stream::try_unfold(range.start, move |next| {
+            let part = if next < range.end {
+                self.read(next..range.end, APPLY_BYTES_MAX).map(Some)
+            } else {
+                Ok(None)
+            };
+            let missing = || io::Error::new(io::ErrorKind::NotFound, format!("entry {next}"));
+            std::future::ready(match part {
+                Ok(Some(entries)) if entries.is_empty() => Err(missing()),
+                Ok(Some(entries)) => {
+                    let count = entries.len() as u64;
+                    Ok(Some((entries, next + count)))
+                }
+                Ok(None) => Ok(None),
+                Err(error) => Err(error),
+            })
+        })
     }
 
     fn last_log_id(&self) -> io::Result<Option<LogId>> {
@@ -172,12 +245,7 @@ impl RaftLogReader<Types> for ShardLog {
         &mut self,
         range: RB,
     ) -> Result<Vec<Entry>, io::Error> {
-        let end_of_log = self
-            .wal
-            .bounds(self.shard)
-            .last
-            .map_or(0, |last| last.index.0 + 1);
-        let range = exclusive(&range, end_of_log);
+        let range = exclusive(&range, self.end());
         if range.is_empty() {
             return Ok(Vec::new());
         }
@@ -190,6 +258,17 @@ impl RaftLogReader<Types> for ShardLog {
         };
         let vote = proto::Vote::decode(bytes).map_err(io::Error::other)?;
         Ok(Some(convert::vote_from_proto(&vote)))
+    }
+
+    async fn entries_stream<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> impl Stream<Item = Result<Entry, io::Error>> + OptionalSend {
+        let range = exclusive(&range, self.end());
+        let parts = self.clone().parts(range);
+        parts
+            .map_ok(|entries| stream::iter(entries.into_iter().map(Ok)))
+            .try_flatten()
     }
 
     async fn limited_get_log_entries(
@@ -264,7 +343,9 @@ impl RaftLogStorage<Types> for ShardLog {
         I::IntoIter: OptionalSend,
     {
         let entries = entries.into_iter().map(|entry| encode(&entry)).collect();
+        let written = self.written.clone();
         let done = Box::new(move |result: Result<(), wal::Error>| {
+            written.send_replace(());
             callback.io_completed(result.map_err(io::Error::other))
         });
         self.wal

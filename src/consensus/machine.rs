@@ -1,7 +1,8 @@
 //! The shard's state machine as openraft drives it.
 //!
 //! All entries that are ready are applied in one commit of the store, together with the mark that says how far the log is applied, so each
-//! entry is applied exactly once, however often the peer restarts.
+//! entry is applied exactly once, however often the peer restarts. An entry is applied only when this peer has it on disk, although it may be
+//! committed before: a store ahead of its log could not be told from one whose log lost its end.
 
 use std::convert::Infallible;
 use std::io;
@@ -13,8 +14,11 @@ use openraft::alias::{SnapshotMetaOf, SnapshotOf};
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use prost::Message;
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::convert;
+use super::log::Durability;
 use super::types::{LogId, Reply, StoredMembership, Types, position};
 use crate::proto::peer::v1 as proto;
 use crate::shard;
@@ -31,14 +35,18 @@ pub struct Machine {
     observer: Observer,
     applied: Option<LogId>,
     membership: StoredMembership,
+    log: Durability,
+    /// The group has not stopped before this is dropped, and the store with it.
+    _alive: TaskTrackerToken,
 }
 
 impl Machine {
     /// Takes over an opened state machine, with the mark that its store holds.
     pub(super) fn new(
-        machine: shard::Machine,
-        mark: Option<Bytes>,
+        (machine, mark): (shard::Machine, Option<Bytes>),
         observer: Observer,
+        log: Durability,
+        alive: TaskTrackerToken,
     ) -> Result<Self, super::Error> {
         let mark = match mark {
             Some(bytes) => {
@@ -60,6 +68,8 @@ impl Machine {
                 mark.membership_id.as_ref().map(convert::log_id_from_proto),
                 membership,
             ),
+            log,
+            _alive: alive,
         })
     }
 
@@ -77,7 +87,10 @@ impl Machine {
         .into()
     }
 
-    fn apply_group(&mut self, group: Vec<EntryResponder<Types>>) -> io::Result<()> {
+    async fn apply_group(&mut self, group: Vec<EntryResponder<Types>>) -> io::Result<()> {
+        if let Some((last, _)) = group.last() {
+            self.log.reaches(position(&last.log_id).index).await?;
+        }
         let mut entries = Vec::with_capacity(group.len());
         let mut responders = Vec::with_capacity(group.len());
         for (entry, responder) in group {
@@ -94,10 +107,8 @@ impl Machine {
             responders.push(responder);
         }
         let mark = self.mark();
-        let applied = self
-            .machine
-            .apply(entries, mark)
-            .map_err(io::Error::other)?;
+        let machine = &mut self.machine;
+        let applied = blocking(|| machine.apply(entries, mark)).map_err(io::Error::other)?;
         (self.observer)(&applied.events);
         for (outcome, responder) in applied.outcomes.into_iter().zip(responders) {
             if let Some(responder) = responder {
@@ -105,6 +116,15 @@ impl Machine {
             }
         }
         Ok(())
+    }
+}
+
+/// Runs what may sleep: a store that flushes too slowly lets its writers wait, all shards at once, and heartbeats must not wait with them.
+fn blocking<T>(work: impl FnOnce() -> T) -> T {
+    match Handle::current().runtime_flavor() {
+        RuntimeFlavor::MultiThread => tokio::task::block_in_place(work),
+        // There is no other thread that could go on.
+        _ => work(),
     }
 }
 
@@ -122,7 +142,8 @@ impl RaftStateMachine<Types> for Machine {
     {
         let mut groups = entries.ready_chunks(GROUP_ENTRIES_MAX);
         while let Some(group) = groups.next().await {
-            self.apply_group(group.into_iter().collect::<Result<_, _>>()?)?;
+            self.apply_group(group.into_iter().collect::<Result<_, _>>()?)
+                .await?;
         }
         Ok(())
     }

@@ -8,11 +8,14 @@
 //! sections 9.6 and 6.4.
 
 mod convert;
+mod founding;
 mod group;
 mod log;
 mod machine;
 mod network;
 mod outbound;
+mod serve;
+mod status;
 mod types;
 
 use std::sync::Arc;
@@ -25,9 +28,10 @@ use crate::shard;
 use crate::types::{PeerId, Term, Vertex};
 use crate::wal::RaftLog;
 
-pub use group::{Group, Leadership, Member, Role, Status};
+pub use group::Group;
 pub use machine::Observer;
 pub use network::{MESSAGE_BYTES_MAX, SHARD_KEY};
+pub use status::{Leadership, Member, Role, Status};
 pub use types::{node_id, peer_of};
 
 /// How a group behaves.

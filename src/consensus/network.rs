@@ -6,9 +6,10 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, stream};
 use openraft::alias::{SnapshotOf, VoteOf};
 use openraft::base::{BoxFuture, BoxStream};
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
@@ -193,20 +194,27 @@ impl Connection {
             )
             .await?;
         self.peers
-            .recognise(response.metadata())
+            .recognise_answer(peer_of(self.target), response.metadata())
             .map_err(unreachable)?;
         convert::vote_response_from_proto(response.get_ref()).map_err(unreachable)
     }
 
+    /// `None`: there was nothing to send.
     async fn open_stream<S>(
         &self,
         input: S,
         option: RPCOption,
-    ) -> Result<tonic::Streaming<proto::AppendResponse>, RPCError<Types>>
+    ) -> Result<Option<tonic::Streaming<proto::AppendResponse>>, RPCError<Types>>
     where
         S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
     {
         let shard = self.shard;
+        // After an error openraft makes its pause before it gives the next request. Were the peer called before that, one that cannot be
+        // reached would be dialled again and again without any pause.
+        let mut input = input.peekable();
+        if Pin::new(&mut input).peek().await.is_none() {
+            return Ok(None);
+        }
         let outbound =
             Outbound::new(input).map(move |request| convert::append_to_proto(shard, request));
         let mut client = self.client()?;
@@ -215,9 +223,9 @@ impl Connection {
         let call = client.append(request);
         let response = self.within(RPCTypes::AppendEntries, &option, call).await?;
         self.peers
-            .recognise(response.metadata())
+            .recognise_answer(peer_of(self.target), response.metadata())
             .map_err(unreachable)?;
-        Ok(response.into_inner())
+        Ok(Some(response.into_inner()))
     }
 }
 
@@ -242,7 +250,7 @@ impl RaftNetworkV2<Types> for Connection {
         let call = client.heartbeat(self.peers.request(message));
         let response = self.within(RPCTypes::AppendEntries, &option, call).await?;
         self.peers
-            .recognise(response.metadata())
+            .recognise_answer(peer_of(self.target), response.metadata())
             .map_err(unreachable)?;
         let answer = response
             .into_inner()
@@ -269,7 +277,9 @@ impl RaftNetworkV2<Types> for Connection {
         }
         let (target, progress) = (self.target, self.progress.clone());
         Box::pin(async move {
-            let answers = self.open_stream(input, option).await?;
+            let Some(answers) = self.open_stream(input, option).await? else {
+                return Ok(Box::pin(stream::empty()) as BoxStream<'s, _>);
+            };
             let answers = answers.map(move |answer| {
                 let result = convert::stored_from_proto(&answer.map_err(unreachable)?)
                     .map_err(unreachable)?;
@@ -320,6 +330,9 @@ impl RaftNetworkV2<Types> for Connection {
         let mut client = self.client()?;
         let call = client.transfer_leader(self.peers.request(message));
         let response = self.within(RPCTypes::TransferLeader, &option, call).await?;
+        self.peers
+            .recognise_answer(peer_of(self.target), response.metadata())
+            .map_err(unreachable)?;
         if response.get_ref().accepted {
             return Ok(Ok(()));
         }

@@ -38,7 +38,7 @@ impl ReplicationFactor {
     }
 
     /// How many of the copies vote: the largest odd number that is not above them. One more voter than an odd number needs one more
-    /// acknowledgement and survives no further failure (DESIGN §4.1).
+    /// acknowledgement and survives no further failure (see `docs/adr/0002-consensus.md`).
     pub fn voter_count(self) -> u8 {
         self.copies - (1 - self.copies % 2)
     }

@@ -13,7 +13,9 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use tracing::warn;
 
 use crate::env::disk::{self, Disk};
 use crate::types::PeerId;
@@ -30,6 +32,8 @@ pub struct Acquaintances {
     disk: Arc<dyn Disk>,
     directory: PathBuf,
     known: RwLock<BTreeMap<PeerId, u128>>,
+    /// The directory with which each peer was refused last. Only configured peers come this far, so it is bounded.
+    refused: Mutex<BTreeMap<PeerId, u128>>,
 }
 
 impl Acquaintances {
@@ -53,7 +57,16 @@ impl Acquaintances {
             disk,
             directory: directory.to_owned(),
             known: RwLock::new(known),
+            refused: Mutex::default(),
         })
+    }
+
+    /// Whether no peer was met: this one has then never voted for another, nor told one that it stored an entry.
+    pub fn is_empty(&self) -> bool {
+        self.known
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_empty()
     }
 
     /// Lets a peer in when it is new or has the directory that it had before. A new one is remembered on disk before this returns.
@@ -61,34 +74,36 @@ impl Acquaintances {
     /// # Errors
     /// [`Error::Forgetful`] when it has another directory, [`Error::Disk`] when it cannot be remembered.
     pub fn meet(&self, peer: PeerId, directory: u128) -> Result<(), Error> {
-        let judge = |known: u128| {
-            if known == directory {
-                Ok(())
-            } else {
-                Err(Error::Forgetful {
-                    peer,
-                    known,
-                    found: directory,
-                })
-            }
-        };
-        if let Some(known) = self
-            .known
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&peer)
-        {
-            return judge(*known);
+        if let Some(known) = self.known(peer) {
+            return self.judge(peer, known, directory);
         }
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = known.get(&peer) {
-            return judge(*known);
+            return self.judge(peer, *known, directory);
         }
         let mut next = known.clone();
         next.insert(peer, directory);
         self.save(&next)?;
         *known = next;
         Ok(())
+    }
+
+    fn known(&self, peer: PeerId) -> Option<u128> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.get(&peer).copied()
+    }
+
+    /// Whether the directory is the known one. The first refusal of another one is worth a word; a peer asks again and again.
+    fn judge(&self, peer: PeerId, known: u128, found: u128) -> Result<(), Error> {
+        if known == found {
+            return Ok(());
+        }
+        let error = Error::Forgetful { peer, known, found };
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        if refused.insert(peer, found) != Some(found) {
+            warn!(%error, "refused a peer");
+        }
+        Err(error)
     }
 
     fn save(&self, known: &BTreeMap<PeerId, u128>) -> Result<(), disk::Error> {

@@ -32,7 +32,7 @@ pub struct Options {
 }
 
 /// Streams that one connection carries at once are limited by the window, not by count; both ends allow this many bytes in flight.
-/// Sixteen proposals of 64 KiB for each of the shards that two peers share fit in (see `notes`: larger windows measured no better).
+/// Sixteen proposals of 64 KiB for each of the shards that two peers share fit in; larger windows measured no better.
 const STREAM_WINDOW_BYTES: u32 = 16 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 64 << 20;
 
@@ -89,11 +89,27 @@ impl Peers {
     /// Checks that a call, or the answer to one, comes from a peer of this cluster that still has the data directory it had before.
     ///
     /// # Errors
-    /// [`Error::Identity`] when it does not say who it is, [`Error::Acquaintance`] when it is not let in.
+    /// [`Error::Identity`] when it does not say who it is, [`Error::Stranger`] when the configuration knows no such other peer,
+    /// [`Error::Acquaintance`] when it is not let in.
     pub fn recognise(&self, metadata: &MetadataMap) -> Result<Caller, Error> {
         let caller = self.identity.read(metadata)?;
+        if !self.channels.contains_key(&caller.peer) {
+            return Err(Error::Stranger { peer: caller.peer });
+        }
         self.acquaintances.meet(caller.peer, caller.directory)?;
         Ok(caller)
+    }
+
+    /// Checks that an answer comes from the peer that was asked. Were another one behind its address, one disk would be counted as two.
+    ///
+    /// # Errors
+    /// [`Error::Mistaken`] when another peer answered; else as [`Self::recognise`].
+    pub fn recognise_answer(&self, asked: PeerId, metadata: &MetadataMap) -> Result<(), Error> {
+        let found = self.identity.read(metadata)?.peer;
+        if found != asked {
+            return Err(Error::Mistaken { asked, found });
+        }
+        self.recognise(metadata).map(|_| ())
     }
 
     /// Who this peer is to the others.
@@ -104,19 +120,13 @@ impl Peers {
 
 /// Whether a failed call was certainly never sent, because no connection could be made.
 ///
-/// Walks the causes: the transport says so in the type of the error, not in its text.
+/// Walks the causes: the transport says so in the type of the error, not in its text. A timeout while dialling counts too; an error of a
+/// connection that was there does not, whatever its kind.
 pub fn is_refused(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut cause = Some(error);
     while let Some(current) = cause {
-        if let Some(io) = current.downcast_ref::<std::io::Error>() {
-            use std::io::ErrorKind;
-            return matches!(
-                io.kind(),
-                ErrorKind::ConnectionRefused
-                    | ErrorKind::HostUnreachable
-                    | ErrorKind::NetworkUnreachable
-                    | ErrorKind::AddrNotAvailable
-            );
+        if current.is::<tonic::ConnectError>() {
+            return true;
         }
         cause = current.source();
     }
@@ -136,10 +146,91 @@ pub enum Error {
         /// What the parser says.
         source: tonic::transport::Error,
     },
+    /// The sender is not in the list of peers. It must not be remembered: the list of those who are is bounded.
+    #[error("peer {peer} is not one of the peers that this one is configured with")]
+    Stranger {
+        /// Who it says it is.
+        peer: PeerId,
+    },
+    /// The address of one peer leads to another.
+    #[error("peer {found} answers at the address of peer {asked}")]
+    Mistaken {
+        /// Whose address it is.
+        asked: PeerId,
+        /// Who answers.
+        found: PeerId,
+    },
     /// A call does not say who sends it.
     #[error(transparent)]
     Identity(#[from] IdentityError),
     /// The sender is not let in.
     #[error(transparent)]
     Acquaintance(#[from] AcquaintanceError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::disk::SystemDisk;
+    use crate::proto::peer::v1::VoteRequest;
+    use crate::proto::peer::v1::raft_service_client::RaftServiceClient;
+
+    fn identity(peer: u16) -> Identity {
+        Identity {
+            cluster: "test".to_owned(),
+            peer: PeerId(peer),
+            directory: u128::from(peer),
+        }
+    }
+
+    fn peers(folder: &std::path::Path, address: &str) -> Peers {
+        let options = Options {
+            identity: identity(0),
+            addresses: [1, 2].map(|peer| (PeerId(peer), address.to_owned())).into(),
+            connect_timeout: Duration::from_secs(1),
+            keep_alive_interval: Duration::from_secs(2),
+        };
+        Peers::new(
+            &options,
+            Arc::new(Acquaintances::open(Arc::new(SystemDisk), folder).unwrap()),
+        )
+        .unwrap()
+    }
+
+    #[tokio::test]
+    async fn answer_counts_only_from_the_peer_that_was_asked() {
+        let folder = tempfile::tempdir().unwrap();
+        let peers = peers(folder.path(), "http://127.0.0.1:1");
+        let said_by = |peer| {
+            let mut metadata = MetadataMap::new();
+            identity(peer).write(&mut metadata);
+            metadata
+        };
+        peers.recognise_answer(PeerId(1), &said_by(1)).unwrap();
+        let mistaken = peers.recognise_answer(PeerId(1), &said_by(2)).unwrap_err();
+        assert!(matches!(mistaken, Error::Mistaken { .. }), "{mistaken}");
+        // Neither itself nor somebody unknown is remembered.
+        for stranger in [0, 3] {
+            let error = peers.recognise(&said_by(stranger)).unwrap_err();
+            assert!(matches!(error, Error::Stranger { .. }), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn failed_dial_is_told_from_a_broken_connection() {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let peers = peers(folder.path(), &address);
+        let mut client = RaftServiceClient::new(peers.channel(PeerId(1)).unwrap());
+        let (broken, _) = tokio::join!(client.vote(VoteRequest::default()), async {
+            drop(listener.accept().await.unwrap());
+            drop(listener);
+        });
+        assert!(!is_refused(&broken.unwrap_err()));
+        let refused = client.vote(VoteRequest::default()).await.unwrap_err();
+        assert!(is_refused(&refused), "{refused:?}");
+        let broken = std::io::Error::from(std::io::ErrorKind::HostUnreachable);
+        assert!(!is_refused(&broken), "a connection that was there broke");
+    }
 }

@@ -94,7 +94,7 @@ impl Node {
             peers: peers.clone(),
             broker: Broker::new(broker::Options { clock: clock() }),
             limits: config.limits,
-            facts: facts(&config, &storage, stop.drain.clone()),
+            facts: facts(&config, (&storage, replicas.clone()), stop.drain.clone()),
         });
         let health = rpc::Health::new().await;
         let switch = health.switch();
@@ -107,6 +107,11 @@ impl Node {
         tasks.spawn(server::Server::new(listener, routes, options).run(stop.clone()));
         tasks.spawn(sweep(Arc::clone(&storage.store), stop.drain.clone()));
         switch.serve().await;
+        tasks.spawn(tend_health(
+            replicas.clone(),
+            switch.clone(),
+            stop.drain.clone(),
+        ));
         info!(peer = %config.peer, %address, "serving");
         Ok(Self {
             config,
@@ -325,7 +330,11 @@ fn clock() -> broker::Clock {
 }
 
 /// What the peer tells of itself when asked.
-fn facts(config: &Config, storage: &storage::Storage, stop: CancellationToken) -> rpc::Facts {
+fn facts(
+    config: &Config,
+    (storage, replicas): (&storage::Storage, Replicas),
+    stop: CancellationToken,
+) -> rpc::Facts {
     let (store, wal) = (Arc::clone(&storage.store), Arc::clone(&storage.wal));
     let (failed, clock) = (wal.failed(), clock());
     let now = {
@@ -340,7 +349,7 @@ fn facts(config: &Config, storage: &storage::Storage, stop: CancellationToken) -
                 wal_segments: log.segments,
                 wal_syncs: log.syncs,
                 store_bytes: store.figures().map_or(0, |figures| figures.disk_bytes.0),
-                has_failed: failed.borrow().is_some(),
+                has_failed: failed.borrow().is_some() || has_stopped(&replicas),
                 ..rpc::Now::default()
             }
         }
@@ -353,6 +362,22 @@ fn facts(config: &Config, storage: &storage::Storage, stop: CancellationToken) -
         has_fault_injection: config.fault_injection,
         trace_seed: storage::random_id(),
         now: Arc::new(now),
+    }
+}
+
+/// Whether a replica takes no part any more.
+fn has_stopped(replicas: &Replicas) -> bool {
+    let mut all = replicas.all().into_iter();
+    all.any(|replica| replica.status().role == consensus::Role::Stopped)
+}
+
+/// Tells probes when a replica has failed: only a restart brings it back.
+async fn tend_health(replicas: Replicas, health: rpc::HealthSwitch, stop: CancellationToken) {
+    let all = replicas.all();
+    let failures = all.iter().map(|replica| Box::pin(replica.failed()));
+    tokio::select! {
+        () = stop.cancelled() => {}
+        _ = futures::future::select_all(failures) => health.stop().await,
     }
 }
 
@@ -395,6 +420,15 @@ pub enum Error {
     /// The write-ahead log cannot be opened.
     #[error(transparent)]
     Wal(#[from] wal::Error),
+    /// The write-ahead log is gone, the rest of the directory is not.
+    #[error(
+        "the write-ahead log {path} is missing, but other peers know this one: it has lost its votes and what it had stored, so it may not \
+         start under its old identity", path = path.display()
+    )]
+    LogMissing {
+        /// Where it should be.
+        path: std::path::PathBuf,
+    },
     /// The topic store cannot be opened.
     #[error("the topic store of peer {peer} cannot be opened: {source}")]
     Store {

@@ -2,12 +2,13 @@
 //!
 //! Beyond `connections_max` a connection is still answered, with a typed error for every call, so that the client learns why; it is closed
 //! after a short while. Beyond twice the limit nothing is accepted until one of those is gone: the kernel's queue holds the rest. Peers are
-//! always let in: clients must not be able to stop replication.
+//! always let in and stay: clients must not be able to stop replication. A connection that does not begin to speak HTTP/2 soon is closed.
 
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -25,11 +26,21 @@ use crate::env::net::{self, Listener, Stream};
 use crate::rpc;
 
 /// How long a refused connection may stay to hear why.
-const REFUSAL_LIFE: Duration = Duration::from_secs(2);
+const REFUSAL_LIFE: Duration = Duration::from_secs(5);
+/// How long a connection may take to begin to speak HTTP/2.
+const PREFACE_WAIT: Duration = Duration::from_secs(5);
+/// How often a connection that has begun is looked at for the rest.
+const PREFACE_INTERVAL: Duration = Duration::from_millis(20);
+/// What a client of HTTP/2 says first (RFC 9113, section 3.4).
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// After a failed accept (no file descriptor left, say) wait before the next.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
-/// Calls that one connection may have open: a Raft stream for each shared shard, and many forwarded calls.
-const STREAMS_PER_CONNECTION_MAX: u32 = 4096;
+/// Calls that one connection may have open: more than the calls that a peer works on (`limits.calls_max`), so that forwarded pulls that wait
+/// never keep a heartbeat from being sent. Clients are held to that limit in any case.
+const STREAMS_PER_CONNECTION_MAX: u32 = 65_536;
+/// Calls given up by their caller before this peer has seen them. A peer that was frozen for a moment meets many, from others who are no
+/// attackers; beyond the default of 20 the connection would be closed, and with it the Raft streams.
+const RESETS_PENDING_MAX: usize = 4096;
 const STREAM_WINDOW_BYTES: u32 = 16 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 64 << 20;
 /// A client that is gone without a word is noticed within twice this time.
@@ -117,19 +128,27 @@ impl Server {
         let service = Door {
             routes: self.routes.clone(),
             is_admitted: seat.is_admitted,
+            is_peer: Arc::default(),
             connections_max: self.options.connections_max,
         };
+        let is_peer = Arc::clone(&service.is_peer);
         let life = if seat.is_admitted {
             None
         } else {
             Some(REFUSAL_LIFE)
         };
         self.connections.spawn(async move {
+            let begun = tokio::time::timeout(life.unwrap_or(PREFACE_WAIT), speaks_http2(&stream));
+            tokio::select! {
+                begun = begun => if !begun.unwrap_or(false) { return },
+                () = stop.drain.cancelled() => return,
+            }
             let mut builder = auto::Builder::new(TokioExecutor::new()).http2_only();
             builder
                 .http2()
                 .timer(TokioTimer::new())
                 .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+                .max_pending_accept_reset_streams(RESETS_PENDING_MAX)
                 .initial_stream_window_size(STREAM_WINDOW_BYTES)
                 .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
                 .keep_alive_interval(KEEP_ALIVE_INTERVAL)
@@ -137,7 +156,7 @@ impl Server {
             let connection =
                 builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
             tokio::pin!(connection);
-            let drained = end_of(life, stop.drain);
+            let drained = end_of(life, is_peer, stop.drain);
             tokio::select! {
                 result = connection.as_mut() => return ended(result),
                 () = stop.cut.cancelled() => return,
@@ -158,13 +177,29 @@ fn ended(result: Result<(), impl std::fmt::Display>) {
     }
 }
 
-async fn end_of(life: Option<Duration>, drain: CancellationToken) {
-    match life {
-        Some(life) => {
-            let _ = tokio::time::timeout(life, drain.cancelled()).await;
+/// Waits for the first bytes and leaves them where they are. False: it is not HTTP/2, or the client is gone.
+async fn speaks_http2(stream: &Stream) -> bool {
+    let mut first = [0; PREFACE.len()];
+    loop {
+        match stream.peek(&mut first).await {
+            Ok(count) if count == first.len() => return first == *PREFACE,
+            Ok(count) if count > 0 && first.get(..count) == PREFACE.get(..count) => {
+                tokio::time::sleep(PREFACE_INTERVAL).await;
+            }
+            _ => return false,
         }
-        None => drain.cancelled().await,
     }
+}
+
+/// Waits until a connection is to end: after its life, when it has one and is no peer's, or with the peer.
+async fn end_of(life: Option<Duration>, is_peer: Arc<AtomicBool>, drain: CancellationToken) {
+    if let Some(life) = life {
+        let is_stopping = tokio::time::timeout(life, drain.cancelled()).await.is_ok();
+        if is_stopping || !is_peer.load(Ordering::Relaxed) {
+            return;
+        }
+    }
+    drain.cancelled().await;
 }
 
 /// The two steps of a stop.
@@ -187,6 +222,8 @@ struct Seat {
 struct Door {
     routes: Routes,
     is_admitted: bool,
+    /// A peer has called through it.
+    is_peer: Arc<AtomicBool>,
     connections_max: u32,
 }
 
@@ -205,7 +242,11 @@ impl Service<http::Request<hyper::body::Incoming>> for Door {
     }
 
     fn call(&mut self, request: http::Request<hyper::body::Incoming>) -> Self::Future {
-        if self.is_admitted || rpc::is_peer_call(request.uri().path()) {
+        if self.is_admitted {
+            return Box::pin(self.routes.call(request));
+        }
+        if rpc::is_peer_call(&request) {
+            self.is_peer.store(true, Ordering::Relaxed);
             return Box::pin(self.routes.call(request));
         }
         let answer = rpc::connections_exhausted(self.connections_max);

@@ -8,7 +8,7 @@ use tracing::warn;
 
 use super::{Error, directory};
 use crate::config::Config;
-use crate::env::disk::{Disk, SystemDisk};
+use crate::env::disk::{self, Disk, LOCK_FILE, SystemDisk};
 use crate::env::entropy::{Entropy, SystemEntropy};
 use crate::link::Acquaintances;
 use crate::store::{self, FjallStore, TopicStore};
@@ -38,14 +38,13 @@ impl Storage {
             peer: config.peer,
             incarnation: directory.incarnation,
         };
-        let wal = open_wal(
-            Arc::clone(&disk),
-            directory.path.join("wal"),
-            identity,
-            config,
-        )?;
+        let acquaintances = Arc::new(Acquaintances::open(Arc::clone(&disk), &directory.path)?);
+        let wal_path = directory.path.join("wal");
+        if !acquaintances.is_empty() {
+            check_log(&*disk, &wal_path)?;
+        }
+        let wal = open_wal(Arc::clone(&disk), wal_path, identity, config)?;
         let store = open_store(&directory.path.join("store"), config.peer, config)?;
-        let acquaintances = Arc::new(Acquaintances::open(disk, &directory.path)?);
         Ok(Self {
             directory,
             wal,
@@ -61,6 +60,21 @@ impl Storage {
         if let Err(error) = self.store.checkpoint() {
             warn!(%error, "the store was not flushed; the log will be replayed");
         }
+    }
+}
+
+/// A peer that others know has a log. Without it, it has forgotten its votes as one with an emptied directory has, but nobody would notice.
+fn check_log(disk: &dyn Disk, path: &Path) -> Result<(), Error> {
+    let is_there = match disk.list(path) {
+        Ok(names) => names.iter().any(|name| name != LOCK_FILE),
+        Err(disk::Error::NotFound { .. }) => false,
+        Err(error) => return Err(wal::Error::from(error).into()),
+    };
+    let path = path.to_owned();
+    if is_there {
+        Ok(())
+    } else {
+        Err(Error::LogMissing { path })
     }
 }
 
@@ -99,4 +113,25 @@ fn cluster_id(name: &Name) -> [u8; 16] {
     let mut id = [0; 16];
     id.copy_from_slice(digest.split_at(16).0);
     id
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_peer_without_its_log_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let wal = folder.path().join("wal");
+        let is_missing = || {
+            let checked = check_log(&SystemDisk, &wal);
+            matches!(checked, Err(Error::LogMissing { .. }))
+        };
+        assert!(is_missing(), "there is no directory");
+        std::fs::create_dir(&wal).unwrap();
+        std::fs::write(wal.join(LOCK_FILE), "").unwrap();
+        assert!(is_missing(), "there is only the lock");
+        std::fs::write(wal.join("00000001.wal"), "").unwrap();
+        assert!(!is_missing());
+    }
 }

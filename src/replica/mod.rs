@@ -22,7 +22,7 @@ use crate::wal::RaftLog;
 
 pub use watch::TopicWatch;
 
-/// How fresh a read must be (DESIGN, G4).
+/// How fresh a read must be (guarantee G4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Consistency {
     /// What the leader has committed, without asking the others.
@@ -269,6 +269,11 @@ impl Replica {
     /// Lets those who wait for a topic wait no longer: the peer is stopping.
     pub fn drain(&self) {
         self.waiters.close();
+    }
+
+    /// Waits until the replica has failed, and says why.
+    pub async fn failed(&self) -> String {
+        self.group.failed().await
     }
 
     /// Leaves the group.

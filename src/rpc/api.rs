@@ -113,6 +113,7 @@ impl Api {
         let places = Places {
             this: self.cluster().this(),
             owner: self.cluster().home(vertex),
+            voters: self.cluster().voters(vertex),
             quorum: self.cluster().quorum(),
         };
         let forwarding = Forwarding {

@@ -46,7 +46,10 @@ where
     }
     request.set_timeout(context.deadline.saturating_duration_since(Instant::now()));
     let mut client = Grpc::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX);
-    if client.ready().await.is_err() {
+    if !matches!(
+        tokio::time::timeout_at(context.deadline, client.ready()).await,
+        Ok(Ok(()))
+    ) {
         // Nothing was sent.
         return Err(Failure::Unreached);
     }
@@ -73,14 +76,12 @@ fn classify(status: Status) -> Failure {
         ) => Failure::Elsewhere(status),
         Some(_) => Failure::Final(status),
         None if link::is_refused(&status) => Failure::Unreached,
-        // Without a reason the error comes from between: the request may have arrived.
         None => match status.code() {
-            Code::Unavailable
-            | Code::Unknown
-            | Code::Internal
-            | Code::Cancelled
-            | Code::DeadlineExceeded => Failure::Unknown,
-            _ => Failure::Final(status),
+            // No method was reached.
+            Code::Unimplemented | Code::Unauthenticated => Failure::Final(status),
+            // Without a reason the error comes from between, as a reset connection does (RESOURCE_EXHAUSTED too, when it had too many resets):
+            // the request may have arrived.
+            _ => Failure::Unknown,
         },
     }
 }
@@ -131,6 +132,16 @@ mod tests {
         ));
         assert!(matches!(
             classify(Status::cancelled("timeout")),
+            Failure::Unknown
+        ));
+        assert!(matches!(
+            classify(Status::resource_exhausted(
+                "h2 protocol error: enhance your calm"
+            )),
+            Failure::Unknown
+        ));
+        assert!(matches!(
+            classify(Status::out_of_range("the answer is too long")),
             Failure::Unknown
         ));
         assert!(matches!(

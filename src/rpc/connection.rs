@@ -2,14 +2,15 @@
 
 use cubecast_sdk::proto::v1::ErrorReason;
 
+use super::context::FORWARDED_BY;
 use super::status::Fault;
 
 /// Paths of the calls that peers make to each other begin so.
 const PEER_PACKAGE: &str = "/cubecast.peer.v1.";
 
-/// Whether this is the path of a call between peers, which clients must not be able to shut out.
-pub fn is_peer_call(path: &str) -> bool {
-    path.starts_with(PEER_PACKAGE)
+/// Whether this is a call between peers, which clients must not be able to shut out: one of their own, or one that a peer passes on.
+pub fn is_peer_call<B>(request: &http::Request<B>) -> bool {
+    request.uri().path().starts_with(PEER_PACKAGE) || request.headers().contains_key(FORWARDED_BY)
 }
 
 /// The answer to any call on a connection beyond the limit.

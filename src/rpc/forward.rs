@@ -124,9 +124,10 @@ pub async fn run<A: Attempt>(
     attempt: &A,
 ) -> Result<Answered<A::Answer>, Failed> {
     if ask.forwarded_by.is_some() {
-        return answer_forwarded(router, places, ask, attempt).await;
+        return answer_forwarded(router, places.this, ask, attempt).await;
     }
     let mut search = router.search(ask.vertex, ask.aim);
+    let this = places.this;
     let mut round = Round::new(places, *ask);
     loop {
         if Instant::now() >= ask.deadline {
@@ -136,7 +137,7 @@ pub async fn run<A: Attempt>(
             });
         }
         let (peer, result) = match search.step() {
-            Step::Here => (places.this, attempt.here().await),
+            Step::Here => (this, attempt.here().await),
             Step::Peer(peer) => (peer, attempt.there(peer).await),
             Step::Wait => {
                 let delay = round
@@ -169,20 +170,22 @@ pub async fn run<A: Attempt>(
 }
 
 /// Where the call is and where it belongs.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Places {
     /// This peer.
     pub this: PeerId,
     /// The home of the call's vertex.
     pub owner: PeerId,
-    /// How many replicas make a majority.
+    /// The peers whose replicas vote.
+    pub voters: Vec<PeerId>,
+    /// How many of them make a majority.
     pub quorum: usize,
 }
 
 /// A forwarded call is answered by this peer's own replica or refused.
 async fn answer_forwarded<A: Attempt>(
     router: &Router,
-    places: Places,
+    this: PeerId,
     ask: &Ask,
     attempt: &A,
 ) -> Result<Answered<A::Answer>, Failed> {
@@ -190,7 +193,7 @@ async fn answer_forwarded<A: Attempt>(
         Ok(answer) => {
             return Ok(Answered {
                 answer,
-                peer: places.this,
+                peer: this,
                 is_owner_unreached: false,
             });
         }
@@ -201,7 +204,7 @@ async fn answer_forwarded<A: Attempt>(
     };
     Err(Failed {
         status,
-        peer: Some(places.this),
+        peer: Some(this),
     })
 }
 
@@ -221,7 +224,7 @@ struct Round {
     places: Places,
     ask: Ask,
     pause: Duration,
-    /// Replicas that answered something in this round.
+    /// Replicas that answered something in this round, and could be part of the majority that the call needs.
     reached: usize,
     /// Rounds in a row in which fewer replicas than a majority answered.
     unreached_rounds: u32,
@@ -246,13 +249,22 @@ impl Round {
         }
     }
 
+    /// A replica answered. A standby helps a read along, but no majority.
+    fn reach(&mut self, peer: PeerId) {
+        if self.ask.aim == Aim::Replica || self.places.voters.contains(&peer) {
+            self.reached += 1;
+        }
+    }
+
     /// Takes note of a failure; an error ends the call.
     fn fail(&mut self, peer: PeerId, failure: Failure) -> Result<(), Status> {
         let vertex = self.ask.vertex;
         match failure {
+            // This attempt did nothing, but an earlier one may have.
+            Failure::Final(_) if self.is_write_unknown() => return Err(outcome_unknown(vertex)),
             Failure::Final(status) => return Err(status),
             Failure::NotLeader(_) => {
-                self.reached += 1;
+                self.reach(peer);
                 self.last = Some(no_leader(vertex));
             }
             Failure::Unreached => {
@@ -261,7 +273,7 @@ impl Round {
                     .get_or_insert_with(|| unreachable_peer(vertex, peer));
             }
             Failure::Elsewhere(status) => {
-                self.reached += 1;
+                self.reach(peer);
                 self.last = Some(status);
             }
             Failure::Unknown if self.ask.fate == Fate::Single => {
@@ -270,6 +282,11 @@ impl Round {
             Failure::Unknown => self.is_unknown = true,
         }
         Ok(())
+    }
+
+    /// Whether an attempt may have written something.
+    fn is_write_unknown(&self) -> bool {
+        self.is_unknown && self.ask.fate != Fate::Read
     }
 
     /// Begins the next round after the time returned; an error ends the call.
@@ -296,9 +313,8 @@ impl Round {
 
     /// What the caller is told at the deadline.
     fn timed_out(&mut self) -> Status {
-        let is_write_lost = self.is_unknown && self.ask.fate != Fate::Read;
         match self.last.take() {
-            _ if is_write_lost => outcome_unknown(self.ask.vertex),
+            _ if self.is_write_unknown() => outcome_unknown(self.ask.vertex),
             Some(status) => status,
             None => Fault::new(
                 ErrorReason::DeadlineExceeded,

@@ -1,7 +1,7 @@
 //! Messages of the public API whose repeated `Message messages = 4` stays one opaque run of bytes.
 //!
 //! A publish is written as it came and a pull gives it back as it was: the server neither decodes single messages nor encodes them again
-//! (DESIGN, decision 4). On the wire these are `cubecast.v1.PublishRequest`, `MessageBatch` and `PullResponse`; `build.rs` puts them in
+//! (`docs/adr/0004-batch.md`). On the wire these are `cubecast.v1.PublishRequest`, `MessageBatch` and `PullResponse`; `build.rs` puts them in
 //! their place. Never checks what a message holds: that is [`super::message`]. Begin with [`Opaque`].
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};

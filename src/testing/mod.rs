@@ -135,8 +135,14 @@ impl TestCluster {
         for node in self.nodes.iter().flatten() {
             assert!(
                 node.ready(deadline).await,
-                "peer {} has a shard without a leader",
-                node.peer()
+                "peer {} has a shard without a leader: {:?}",
+                node.peer(),
+                node.replicas()
+                    .all()
+                    .iter()
+                    .map(|replica| (replica.shard(), replica.status()))
+                    .filter(|(_, status)| status.leader.is_none())
+                    .collect::<Vec<_>>()
             );
         }
     }

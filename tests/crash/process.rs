@@ -3,10 +3,11 @@
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cubecast_sdk::proto::v1::GetNodeStatusRequest;
 use cubecast_sdk::proto::v1::peer_service_client::PeerServiceClient;
+use tokio::time::Instant;
 use tonic::transport::Channel;
 
 /// How long eight processes may take to elect their leaders, with a debug build on a busy machine.
@@ -142,10 +143,10 @@ impl Processes {
 
     /// SIGTERM to all; each must end by itself, without an error.
     pub async fn stop_all(&mut self) {
-        for child in &self.children {
+        for pid in self.pids() {
             // The standard library sends no other signal than SIGKILL.
             let stopped = Command::new("kill")
-                .args(["-TERM", &child.id().to_string()])
+                .args(["-TERM", &pid.to_string()])
                 .status()
                 .unwrap();
             assert!(stopped.success());

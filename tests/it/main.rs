@@ -3,11 +3,20 @@
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
+    clippy::indexing_slicing,
     clippy::disallowed_methods,
     reason = "a test proves things with these"
 )]
 
 mod api;
+mod bad_input;
+mod batch;
 mod concurrent;
+mod connection;
 mod defect;
+mod field;
+mod health;
+mod link;
+mod protocol;
 mod support;
+mod wire;

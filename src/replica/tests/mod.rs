@@ -4,6 +4,9 @@ mod disk;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::ops::Range;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,12 +22,90 @@ use crate::proto::peer::v1::raft_service_server::RaftServiceServer;
 use crate::rpc::raft::RaftApi;
 use crate::shard::Response;
 use crate::store::MemoryStore;
-use crate::types::{Batch, Dimension, Incarnation, Timestamp};
-use crate::wal::Wal;
+use crate::types::{Batch, Dimension, Incarnation, LogIndex, Timestamp};
+use crate::wal::{self, Completion, Op, Wal};
+
+/// A log that says nothing is on disk while it is held.
+struct HeldLog {
+    inner: Arc<dyn RaftLog>,
+    held: Mutex<Option<Held>>,
+    is_full: AtomicBool,
+}
+
+#[derive(Default)]
+struct Held {
+    durable: Option<LogPosition>,
+    completions: Vec<Completion>,
+}
+
+impl HeldLog {
+    fn hold(&self) {
+        let durable = self.inner.durable(shard());
+        let completions = Vec::new();
+        *self.held.lock().unwrap() = Some(Held {
+            durable,
+            completions,
+        });
+    }
+
+    fn release(&self) {
+        let held = self.held.lock().unwrap().take();
+        for done in held.into_iter().flat_map(|held| held.completions) {
+            done(Ok(()));
+        }
+    }
+}
+
+impl RaftLog for HeldLog {
+    fn submit(&self, ops: Vec<Op>, done: Completion) -> Result<(), wal::Error> {
+        if self.is_full.load(Ordering::Relaxed) {
+            return Err(wal::Error::Closed);
+        }
+        match self.held.lock().unwrap().as_mut() {
+            Some(held) if ops.iter().any(|op| matches!(op, Op::Append { .. })) => {
+                held.completions.push(done);
+                self.inner.submit(ops, Box::new(|_| ()))
+            }
+            _ => self.inner.submit(ops, done),
+        }
+    }
+
+    fn entries(
+        &self,
+        shard: Vertex,
+        range: Range<LogIndex>,
+        bytes_max: ByteCount,
+    ) -> Result<Vec<wal::Entry>, wal::Error> {
+        self.inner.entries(shard, range, bytes_max)
+    }
+
+    fn bounds(&self, shard: Vertex) -> wal::Bounds {
+        self.inner.bounds(shard)
+    }
+
+    fn durable(&self, shard: Vertex) -> Option<LogPosition> {
+        match self.held.lock().unwrap().as_ref() {
+            Some(held) => held.durable,
+            None => self.inner.durable(shard),
+        }
+    }
+
+    fn failed(&self) -> tokio::sync::watch::Receiver<Option<Arc<wal::Error>>> {
+        self.inner.failed()
+    }
+
+    fn figures(&self) -> wal::Figures {
+        self.inner.figures()
+    }
+
+    fn shutdown(&self) {
+        self.inner.shutdown();
+    }
+}
 
 struct Peer {
     replica: Replica,
-    wal: Arc<dyn RaftLog>,
+    wal: Arc<HeldLog>,
     server: JoinHandle<()>,
     address: SocketAddr,
 }
@@ -52,8 +133,12 @@ async fn peer(
     std::fs::create_dir_all(&folder).unwrap();
     let disk: Arc<dyn crate::env::disk::Disk> = Arc::new(SystemDisk);
     let options = crate::wal::Options::new(folder.join("wal"), identity);
-    let wal: Arc<dyn RaftLog> =
-        Arc::new(Wal::open(options, Arc::clone(&disk), Arc::new(SystemEntropy)).unwrap());
+    let wal = Wal::open(options, Arc::clone(&disk), Arc::new(SystemEntropy)).unwrap();
+    let wal = Arc::new(HeldLog {
+        inner: Arc::new(wal),
+        held: Mutex::default(),
+        is_full: AtomicBool::new(false),
+    });
     let acquaintances = Arc::new(Acquaintances::open(disk, &folder).unwrap());
     let link = link::Options {
         identity: Identity {
@@ -71,7 +156,7 @@ async fn peer(
     };
     let peers = Peers::new(&link, acquaintances).unwrap();
     let parts = Parts {
-        wal: Arc::clone(&wal),
+        wal: Arc::<HeldLog>::clone(&wal),
         store: Arc::new(MemoryStore::new()),
         peers: peers.clone(),
     };
@@ -302,6 +387,57 @@ async fn another_replica_leads_when_the_leader_is_gone() {
         .await
         .unwrap();
     assert!(matches!(appended.outcome, Ok(Response::Appended { .. })));
+    for peer in peers {
+        peer.stop().await;
+    }
+}
+
+/// Else a killed peer could come back with a store that is ahead of its log, and not start.
+#[tokio::test(flavor = "multi_thread")]
+async fn entry_is_applied_only_when_it_is_on_the_own_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let peers = group(folder.path()).await;
+    for peer in &peers {
+        peer.led_by(0).await;
+    }
+    let (leader, slow) = (&peers[0].replica, &peers[1]);
+    let first = leader.propose(create("news"), deadline()).await.unwrap();
+    while leader.stored_by_all(first.position, deadline()).await.len() < 4 {}
+    slow.wal.hold();
+    let second = leader.propose(create("sport"), deadline()).await.unwrap();
+    assert!(
+        !second.stored_by.contains(&PeerId(1)),
+        "{:?}",
+        second.stored_by
+    );
+    while slow.replica.status().committed < Some(second.position.index) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let seen = || slow.replica.view().topic(&topic("sport")).unwrap();
+    assert!(seen().is_none(), "it is committed, but not on this disk");
+    slow.wal.release();
+    while seen().is_none() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    for peer in peers {
+        peer.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replica_whose_log_refuses_an_entry_says_that_it_failed() {
+    let folder = tempfile::tempdir().unwrap();
+    let peers = group(folder.path()).await;
+    for peer in &peers {
+        peer.led_by(0).await;
+    }
+    let (leader, full) = (&peers[0].replica, &peers[1]);
+    full.wal.is_full.store(true, Ordering::Relaxed);
+    let failed = full.replica.failed();
+    leader.propose(create("news"), deadline()).await.unwrap();
+    tokio::time::timeout_at(deadline(), failed).await.unwrap();
+    assert_eq!(full.replica.status().role, Role::Stopped);
     for peer in peers {
         peer.stop().await;
     }

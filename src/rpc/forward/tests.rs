@@ -102,6 +102,7 @@ async fn play(
     let places = Places {
         this: PeerId(5),
         owner: PeerId(4),
+        voters: [4, 5, 6].map(PeerId).into(),
         quorum: 2,
     };
     run(router, places, ask, script).await
@@ -220,6 +221,24 @@ async fn repeatable_write_still_unknown_at_the_deadline_is_unknown() {
 }
 
 #[tokio::test]
+async fn standby_that_answers_is_no_part_of_a_majority() {
+    // The owner and a voter are gone; the third voter and the standby answer.
+    let round = || {
+        [
+            Err(Failure::Unreached),
+            Err(Failure::Unreached),
+            Err(Failure::NotLeader(None)),
+            Err(Failure::NotLeader(None)),
+        ]
+    };
+    let (router, script) = (router(), Script::new((0..50).flat_map(|_| round())));
+    assert_eq!(
+        why(play(&router, &ask(Fate::Single), &script).await),
+        ErrorReason::NoQuorum
+    );
+}
+
+#[tokio::test]
 async fn lost_majority_is_told_long_before_the_deadline() {
     let (router, script) = (
         router(),
@@ -285,4 +304,23 @@ async fn read_of_any_replica_needs_only_one() {
     };
     assert_eq!(play(&router, &any, &script).await.unwrap().answer, "read");
     assert_eq!(script.asked(), [None, Some(4), Some(6)]);
+}
+
+#[tokio::test]
+async fn refusal_after_an_attempt_of_unknown_fate_is_no_definite_failure() {
+    let overloaded = || {
+        Err(Failure::Final(
+            Fault::new(ErrorReason::Overloaded, "x").into_status(),
+        ))
+    };
+    let script = Script::new([Err(Failure::Unknown), overloaded()]);
+    assert_eq!(
+        why(play(&router(), &ask(Fate::Repeatable), &script).await),
+        ErrorReason::OutcomeUnknown
+    );
+    let script = Script::new([Err(Failure::Unknown), overloaded()]);
+    assert_eq!(
+        why(play(&router(), &ask(Fate::Read), &script).await),
+        ErrorReason::Overloaded
+    );
 }

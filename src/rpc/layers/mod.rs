@@ -111,7 +111,8 @@ where
         if timeout.is_some_and(|timeout| timeout.is_zero()) {
             return refuse(deadline::already_past());
         }
-        let is_public = request.uri().path().starts_with(PUBLIC_PATH);
+        let uri = request.uri().clone();
+        let is_public = uri.path().starts_with(PUBLIC_PATH);
         let permit = if is_public {
             shared.gate.enter().map(Some)
         } else {
@@ -128,7 +129,11 @@ where
         let work = async move {
             let response = answer.await?;
             drop(permit);
-            let response = refine::refine(response.map(Body::new), shared.request_bytes_max);
+            let response = refine::refine(
+                response.map(Body::new),
+                uri.path(),
+                shared.request_bytes_max,
+            );
             trace::answered(&response, at.elapsed());
             Ok(response)
         };

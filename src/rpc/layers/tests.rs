@@ -58,9 +58,10 @@ async fn errors_of_the_transport_get_a_reason_and_ours_keep_theirs() {
         (offset.code(), reason(&offset)),
         (Code::OutOfRange, Some(ErrorReason::OffsetOutOfRange))
     );
+    let later = told(Status::unimplemented("")).await;
     assert_eq!(
-        told(Status::unimplemented("")).await.code(),
-        Code::Unimplemented
+        (later.code(), reason(&later)),
+        (Code::Unimplemented, Some(ErrorReason::NotImplemented))
     );
 }
 

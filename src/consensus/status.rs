@@ -1,0 +1,158 @@
+//! What a replica knows of its group: who leads, who is in it, how far each is.
+
+use openraft::ServerState;
+use openraft::async_runtime::WatchReceiver;
+use tokio::sync::watch;
+use tracing::info;
+
+use super::group::Group;
+use super::types::peer_of;
+use crate::types::{LogIndex, PeerId, Term};
+
+/// Who leads, as this replica knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Leadership {
+    /// The leader. `None` between leaders.
+    pub leader: Option<PeerId>,
+    /// The term of that leader, or the greatest term seen.
+    pub term: Term,
+    /// This replica leads and has applied an entry of its own term, so it has applied all that earlier leaders committed.
+    pub is_ready: bool,
+}
+
+/// What a replica does in its group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// It orders the entries.
+    Leader,
+    /// It votes and holds the log.
+    Follower,
+    /// It stands for election.
+    Candidate,
+    /// It holds the log and does not vote.
+    Learner,
+    /// It is stopped.
+    Stopped,
+}
+
+/// A replica's view of its group.
+#[derive(Debug, Clone)]
+pub struct Status {
+    /// What this replica does.
+    pub role: Role,
+    /// The greatest term seen.
+    pub term: Term,
+    /// The leader, when known.
+    pub leader: Option<PeerId>,
+    /// The last entry of this replica's log.
+    pub last: Option<LogIndex>,
+    /// The last entry known to be on a majority.
+    pub committed: Option<LogIndex>,
+    /// The last entry applied here.
+    pub applied: Option<LogIndex>,
+    /// All replicas, this one included, in the order of their Raft ids.
+    pub replicas: Vec<Member>,
+}
+
+/// One replica of a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Member {
+    /// Whose it is.
+    pub peer: PeerId,
+    /// Whether it votes.
+    pub is_voter: bool,
+    /// The last entry that it is known to have on stable storage; only a leader knows it of others.
+    pub stored: Option<LogIndex>,
+}
+
+impl Group {
+    /// What this replica knows of the group.
+    pub fn status(&self) -> Status {
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        let membership = metrics.membership_config.membership();
+        let voters: Vec<u64> = membership.voter_ids().collect();
+        let replicas = membership
+            .nodes()
+            .map(|(node, _)| Member {
+                peer: peer_of(*node),
+                is_voter: voters.contains(node),
+                stored: self.stored_index(*node),
+            })
+            .collect();
+        Status {
+            role: if metrics.running_state.is_err() {
+                Role::Stopped
+            } else {
+                role(metrics.state)
+            },
+            term: Term(metrics.current_term),
+            leader: metrics.current_leader.map(peer_of),
+            last: metrics.last_log_index.map(LogIndex),
+            committed: metrics.local_committed.map(|id| LogIndex(id.index)),
+            applied: metrics.last_applied.map(|id| LogIndex(id.index)),
+            replicas,
+        }
+    }
+
+    fn stored_index(&self, node: u64) -> Option<LogIndex> {
+        if node == self.node {
+            return self
+                .parts
+                .wal
+                .durable(self.shard)
+                .map(|durable| durable.index);
+        }
+        self.parts
+            .progress
+            .stored(node)
+            .map(|position| position.index)
+    }
+
+    /// Turns openraft's metrics into [`Leadership`], and says so when it changes.
+    pub(super) async fn follow_leadership(self, sender: watch::Sender<Leadership>) {
+        let mut server = self.raft.server_metrics();
+        let mut data = self.raft.data_metrics();
+        loop {
+            let now = {
+                let server = server.borrow_watched();
+                let term = server.vote.leader_id.term;
+                let is_leader = matches!(server.state, ServerState::Leader);
+                let applied_term = data
+                    .borrow_watched()
+                    .last_applied
+                    .map(|id| id.leader_id.term);
+                Leadership {
+                    leader: server.current_leader.map(peer_of),
+                    term: Term(term),
+                    is_ready: is_leader && applied_term == Some(term),
+                }
+            };
+            let is_new = sender.send_if_modified(|old| std::mem::replace(old, now) != now);
+            if is_new {
+                info!(shard = %self.shard, leader = ?now.leader.map(|peer| peer.0), term = %now.term, ready = now.is_ready, "leadership changed");
+            }
+            let waits_for_apply = now.leader == Some(peer_of(self.node)) && !now.is_ready;
+            let changed = if waits_for_apply {
+                tokio::select! {
+                    changed = server.changed() => changed.is_ok(),
+                    changed = data.changed() => changed.is_ok(),
+                }
+            } else {
+                server.changed().await.is_ok()
+            };
+            if !changed {
+                return;
+            }
+        }
+    }
+}
+
+fn role(state: ServerState) -> Role {
+    match state {
+        ServerState::Leader => Role::Leader,
+        ServerState::Follower => Role::Follower,
+        ServerState::Candidate => Role::Candidate,
+        ServerState::Learner => Role::Learner,
+        ServerState::Shutdown => Role::Stopped,
+    }
+}
