@@ -91,6 +91,21 @@ pub fn cpu_time(pids: &[u32]) -> anyhow::Result<Duration> {
     Ok(TICK * ticks)
 }
 
+/// The processor time that everything on this machine has used since it began, over all cores.
+pub fn busy_time() -> anyhow::Result<Duration> {
+    let stat = fs::read_to_string("/proc/stat")?;
+    let line = stat.lines().next().context("/proc/stat is empty")?;
+    let fields = line.split_whitespace().skip(1).take(8).map(str::parse);
+    let fields: Vec<u32> = fields.collect::<Result<_, _>>()?;
+    // user, nice, system, idle, iowait, irq, softirq, steal
+    let is_work = |place: usize| !matches!(place, 3 | 4);
+    let ticks = fields
+        .iter()
+        .enumerate()
+        .filter(|(place, _)| is_work(*place));
+    Ok(TICK * ticks.map(|(_, ticks)| ticks).sum())
+}
+
 /// The memory that each process has in use (`VmRSS`).
 pub fn rss_bytes(pids: &[u32]) -> anyhow::Result<Vec<u64>> {
     pids.iter()

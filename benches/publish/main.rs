@@ -3,6 +3,7 @@
 //! Eight processes of the real binary, their disks and the calls between them; what is compared runs in turns, so that a busy machine disturbs
 //! all alike. It measures and never judges: a missed target is printed, a failed publish ends the run. Begin with [`run`]; the
 //! method and the figures are in `benches/README.md`.
+#![expect(clippy::print_stdout, reason = "the table is what it is for")]
 
 mod bare;
 mod caller;
@@ -12,6 +13,7 @@ mod machine;
 #[path = "../../tests/crash/process.rs"]
 #[expect(
     dead_code,
+    clippy::disallowed_methods,
     clippy::unwrap_used,
     clippy::indexing_slicing,
     reason = "shared with the crash tests, which use all of it"
@@ -91,6 +93,7 @@ async fn run(round: Round, cases: Vec<Case>) -> anyhow::Result<()> {
     facts.idle_cpu = idle_cpu(cluster).await?;
     facts.rss_idle = machine::rss_bytes(&cluster.pids())?;
 
+    let others = Others::watch(&parties)?;
     let mut report = Report::default();
     for turn in 0..ROUNDS {
         for case in &cases {
@@ -101,6 +104,7 @@ async fn run(round: Round, cases: Vec<Case>) -> anyhow::Result<()> {
             );
         }
     }
+    facts.others_cpu = others.used(&parties)?;
     facts.rss_loaded = machine::rss_bytes(&cluster.pids())?;
     drop(parties);
     facts.dev_started_in = dev_start(&folder.path().join("dev")).await?;
@@ -116,6 +120,13 @@ struct Parties {
 }
 
 impl Parties {
+    /// All processes of this run.
+    fn pids(&self) -> anyhow::Result<Vec<u32>> {
+        let mut pids = self.cluster.pids();
+        pids.extend([std::process::id(), self.bare.pid()?]);
+        Ok(pids)
+    }
+
     /// One round of one case.
     async fn measure(&self, case: Case, round: Round) -> anyhow::Result<Sample> {
         let (cluster, topic) = (&self.cluster, self.cluster.topic());
@@ -144,6 +155,29 @@ impl Parties {
             Case::ForwardMany => drive(forwarded(MANY), round, &peers).await,
             Case::CreateTopic => drive(vec![Create::new(cluster.client())], round, &peers).await,
         }
+    }
+}
+
+/// What else the machine did, which makes all figures worse.
+struct Others {
+    begun: Instant,
+    busy: Duration,
+    own: Duration,
+}
+
+impl Others {
+    fn watch(parties: &Parties) -> anyhow::Result<Self> {
+        let (busy, own) = (machine::busy_time()?, machine::cpu_time(&parties.pids()?)?);
+        let begun = Instant::now();
+        Ok(Self { begun, busy, own })
+    }
+
+    /// In cores.
+    fn used(&self, parties: &Parties) -> anyhow::Result<f64> {
+        let now = Self::watch(parties)?;
+        let busy = now.busy.saturating_sub(self.busy);
+        let own = now.own.saturating_sub(self.own);
+        Ok(busy.saturating_sub(own).as_secs_f64() / (now.begun - self.begun).as_secs_f64())
     }
 }
 

@@ -91,6 +91,8 @@ pub struct Facts {
     pub dev_started_in: Duration,
     /// Part of one core, all peers together.
     pub idle_cpu: f64,
+    /// Cores that had other work while the cases were measured.
+    pub others_cpu: f64,
     pub rss_idle: Vec<u64>,
     pub rss_loaded: Vec<u64>,
 }
@@ -104,6 +106,7 @@ impl Facts {
             started_in: Duration::ZERO,
             dev_started_in: Duration::ZERO,
             idle_cpu: 0.0,
+            others_cpu: 0.0,
             rss_idle: Vec::new(),
             rss_loaded: Vec::new(),
         }
@@ -119,6 +122,8 @@ impl Facts {
                 seconds(self.round.measured)
             ),
         ));
+        let others = format!("{:.1} cores had other work", self.others_cpu);
+        lines.push(("disturbed", others));
         lines.push(("start, eight processes", seconds(self.started_in)));
         lines.push(("start, one process", seconds(self.dev_started_in)));
         lines.push((
@@ -312,6 +317,7 @@ impl Report {
             "measured_seconds": facts.round.measured.as_secs_f64(),
             "start_seconds": { "processes": facts.started_in.as_secs_f64(), "one_process": facts.dev_started_in.as_secs_f64() },
             "idle_cpu_cores": facts.idle_cpu,
+            "others_cpu_cores": facts.others_cpu,
             "rss_bytes": { "idle": facts.rss_idle, "loaded": facts.rss_loaded },
             "cases": cases,
             "ratios": ratios.collect::<Vec<_>>(),
