@@ -10,7 +10,7 @@ COPY . .
 # itself, from /etc/hosts and by DNS, without shared libraries.
 RUN set -eu; \
     target="$(rustc --version --verbose | sed -n 's/^host: //p')"; \
-    RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --locked --bin cubecast --target "$target"; \
+    RUSTFLAGS='-C target-feature=+crt-static -C strip=debuginfo' cargo build --release --locked --bin cubecast --target "$target"; \
     mkdir -p /image/data; \
     cp "target/$target/release/cubecast" /image/cubecast
 
