@@ -145,6 +145,11 @@ impl Machine {
         Ok(parts.map(|(applied, _)| applied))
     }
 
+    /// Whether the next [`Self::apply`] is sure not to wait for a store that is behind with its upkeep.
+    pub fn is_calm(&self) -> bool {
+        self.overlay.store().is_calm()
+    }
+
     /// Answers queries about this shard.
     pub fn view(&self) -> View {
         View::new(self.overlay.shard(), Arc::clone(self.overlay.store()))

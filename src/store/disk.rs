@@ -22,6 +22,9 @@ const VALUE_FILE_BYTES: u64 = 64 << 20;
 /// The engine panics below it.
 const JOURNAL_BYTES_MIN: u64 = 64 << 20;
 
+/// Tables of the first level that wait for compaction while the store keeps up; writers wait when there are 20.
+const CALM_TABLES_MAX: usize = 10;
+
 /// How much the store takes for itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
@@ -161,6 +164,14 @@ impl Engine for Disk {
 
     fn sync(&self) -> Result<(), Error> {
         self.database.persist(PersistMode::SyncAll).map_err(engine)
+    }
+
+    fn is_calm(&self) -> bool {
+        // Writers wait from 4 full memtables or 20 tables on: nothing of that can come about within one write.
+        let keeps_up = |keyspace: &Keyspace| {
+            keyspace.sealed_memtable_count() == 0 && keyspace.l0_table_count() <= CALM_TABLES_MAX
+        };
+        keeps_up(&self.messages) && keeps_up(&self.meta)
     }
 
     fn figures(&self) -> Result<Figures, Error> {

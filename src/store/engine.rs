@@ -64,5 +64,8 @@ pub(super) trait Engine: Send + Sync {
     /// Everything written before is on stable storage afterwards.
     fn sync(&self) -> Result<(), Error>;
 
+    /// See [`super::TopicStore::is_calm`].
+    fn is_calm(&self) -> bool;
+
     fn figures(&self) -> Result<Figures, Error>;
 }

@@ -287,6 +287,10 @@ impl<E: Engine> TopicStore for KvStore<E> {
         Ok(())
     }
 
+    fn is_calm(&self) -> bool {
+        self.engine.is_calm()
+    }
+
     fn figures(&self) -> Result<Figures, Error> {
         self.engine.figures()
     }

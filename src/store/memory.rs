@@ -117,6 +117,10 @@ impl Engine for Memory {
         Ok(())
     }
 
+    fn is_calm(&self) -> bool {
+        true
+    }
+
     fn figures(&self) -> Result<Figures, Error> {
         let maps = self.read();
         let entries = maps.messages.iter().chain(&maps.meta);

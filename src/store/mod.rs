@@ -182,6 +182,9 @@ pub trait TopicStore: Send + Sync {
     /// [`Error`] when the disk fails: the store is then not usable any more, and trying again would hide the loss.
     fn checkpoint(&self) -> Result<(), Error>;
 
+    /// Whether the next commit is sure not to wait for flushes or compactions: nothing is left to catch up with.
+    fn is_calm(&self) -> bool;
+
     /// How the store does.
     ///
     /// # Errors
