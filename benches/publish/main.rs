@@ -13,7 +13,6 @@ mod machine;
 #[path = "../../tests/crash/process.rs"]
 #[expect(
     dead_code,
-    clippy::disallowed_methods,
     clippy::unwrap_used,
     clippy::indexing_slicing,
     reason = "shared with the crash tests, which use all of it"
