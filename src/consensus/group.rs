@@ -129,15 +129,18 @@ impl Group {
 
     /// Waits until the group has failed, and says why: its log or its store could not be read or written. It takes part again after a restart.
     pub async fn failed(&self) -> String {
-        let mut metrics = self.raft.metrics();
+        let metrics = self.raft.metrics();
+        // They change with the term, the leader and the members, not with each entry, and end with the group's task.
+        let mut rare = self.raft.server_metrics();
         loop {
-            let state = metrics.borrow_watched().running_state.clone();
-            let is_stopping = self.parts.stop.is_cancelled();
-            match state {
-                Err(error) if !is_stopping => return error.to_string(),
-                Ok(()) if !is_stopping && metrics.changed().await.is_ok() => {}
-                _ if is_stopping => return std::future::pending().await,
-                _ => return "its task ended".to_owned(),
+            let has_ended = rare.changed().await.is_err();
+            if self.parts.stop.is_cancelled() {
+                return std::future::pending().await;
+            }
+            match metrics.borrow_watched().running_state.clone() {
+                Err(error) => return error.to_string(),
+                Ok(()) if has_ended => return "its task ended".to_owned(),
+                Ok(()) => {}
             }
         }
     }
