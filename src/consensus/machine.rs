@@ -125,7 +125,7 @@ impl Machine {
 }
 
 /// Runs what may sleep: a store that flushes too slowly lets its writers wait, all shards at once, and heartbeats must not wait with them. To
-/// hand the runtime's work to another thread costs a quarter of a publish, so it is done only while the store is not calm.
+/// hand the runtime's work to another thread cost 15 to 25 % of a publish's time, so it is done only while the store is not calm.
 fn blocking<T>(work: impl FnOnce() -> T) -> T {
     match Handle::current().runtime_flavor() {
         RuntimeFlavor::MultiThread => tokio::task::block_in_place(work),
