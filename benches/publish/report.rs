@@ -153,7 +153,7 @@ struct Ratio {
     target: Target,
 }
 
-/// What a ratio should be (DESIGN, performance budget).
+/// What a ratio should be.
 #[derive(Clone, Copy)]
 struct Target {
     text: &'static str,

@@ -22,7 +22,7 @@ async fn channel(address: &str) -> Channel {
     endpoint.connect().await.unwrap()
 }
 
-// DESIGN 7: health of the peer and of each service, reflection in both versions, on each peer.
+// Health of the peer and of each service, reflection in both versions, on each peer.
 #[tokio::test(flavor = "multi_thread")]
 async fn health_and_reflection_answer_on_every_peer() {
     let mut cluster = TestCluster::start().await;

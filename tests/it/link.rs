@@ -104,7 +104,7 @@ async fn refusals(address: &str, claim: &[(&'static str, &'static str)]) -> Vec<
     ]
 }
 
-// DESIGN G7: only peers of the cluster, with the directory that they had before, are let in.
+// G7: only peers of the cluster, with the directory that they had before, are let in.
 #[tokio::test(flavor = "multi_thread")]
 async fn strangers_cannot_call_what_is_for_peers() {
     let mut cluster = TestCluster::start().await;
