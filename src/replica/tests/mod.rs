@@ -321,11 +321,22 @@ async fn preferred_leader_leads_and_every_replica_applies() {
 /// A peer that takes connections and never answers: a frozen process, as its neighbours see it.
 async fn freeze(peer: Peer, listener_of: SocketAddr) -> TcpListener {
     peer.stop().await;
+    let end = deadline();
     loop {
         match TcpListener::bind(listener_of).await {
             Ok(listener) => return listener,
-            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            Err(error) => assert!(Instant::now() < end, "{error}"),
         }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Waits for a condition, which must come true before the deadline.
+async fn until(what: &str, mut is_true: impl FnMut() -> bool) {
+    let end = deadline();
+    while !is_true() {
+        assert!(Instant::now() < end, "not in time: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
@@ -373,15 +384,12 @@ async fn another_replica_leads_when_the_leader_is_gone() {
         .outcome
         .unwrap();
     peers.remove(0).stop().await;
-    let new_leader = loop {
-        let ready = peers
-            .iter()
-            .position(|peer| peer.replica.leader().borrow().is_ready);
-        match ready {
-            Some(position) => break &peers[position].replica,
-            None => tokio::time::sleep(Duration::from_millis(10)).await,
-        }
+    let ready = || {
+        let mut peers = peers.iter();
+        peers.find(|peer| peer.replica.leader().borrow().is_ready)
     };
+    until("another leader", || ready().is_some()).await;
+    let new_leader = &ready().unwrap().replica;
     let appended = new_leader
         .propose(append("news"), deadline())
         .await
@@ -402,7 +410,8 @@ async fn entry_is_applied_only_when_it_is_on_the_own_disk() {
     }
     let (leader, slow) = (&peers[0].replica, &peers[1]);
     let first = leader.propose(create("news"), deadline()).await.unwrap();
-    while leader.stored_by_all(first.position, deadline()).await.len() < 4 {}
+    let holders = leader.stored_by_all(first.position, deadline()).await;
+    assert_eq!(holders.len(), 4, "{holders:?}");
     slow.wal.hold();
     let second = leader.propose(create("sport"), deadline()).await.unwrap();
     assert!(
@@ -410,16 +419,20 @@ async fn entry_is_applied_only_when_it_is_on_the_own_disk() {
         "{:?}",
         second.stored_by
     );
-    while slow.replica.status().committed < Some(second.position.index) {
-        tokio::time::sleep(Duration::from_millis(10)).await;
+    // Each commit that the slow replica learns of would let it apply what was committed before.
+    let mut last = second.position;
+    for round in 0..10 {
+        until("the commit is known to the slow replica", || {
+            slow.replica.status().committed >= Some(last.index)
+        })
+        .await;
+        let next = create(&format!("round-{round}"));
+        last = leader.propose(next, deadline()).await.unwrap().position;
     }
-    tokio::time::sleep(Duration::from_millis(200)).await;
     let seen = || slow.replica.view().topic(&topic("sport")).unwrap();
     assert!(seen().is_none(), "it is committed, but not on this disk");
     slow.wal.release();
-    while seen().is_none() {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until("the entry is applied", || seen().is_some()).await;
     for peer in peers {
         peer.stop().await;
     }
