@@ -43,10 +43,14 @@ fn public(out: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Client and server. The set also holds what the files import, whose services would be generated twice: only the peer package is kept.
+/// Client and server. The set also holds what the files import, which stays only to be looked up: its services would be generated twice.
 fn peer(out: &Path) -> anyhow::Result<()> {
     let mut set = descriptors("proto/cubecast/peer/v1")?;
-    set.file.retain(|file| file.package() == "cubecast.peer.v1");
+    for file in &mut set.file {
+        if file.package() != "cubecast.peer.v1" {
+            file.service.clear();
+        }
+    }
     let folder = sub_folder(out, "peer")?;
     tonic_prost_build::configure()
         .bytes(".")

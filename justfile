@@ -41,6 +41,14 @@ clients *binary:
 tour *binary:
     scripts/tour.sh {{ binary }}
 
+# Bytes of all kinds into the decoders, for some seconds in all.
+fuzz seconds="60":
+    scripts/fuzz.sh {{ seconds }}
+
+# Power cuts on a real file system; needs root.
+power rounds="4":
+    scripts/power.sh {{ rounds }}
+
 # What CI runs.
 ci:
     .ci/run

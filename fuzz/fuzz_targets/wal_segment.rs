@@ -8,7 +8,7 @@ use std::time::Duration;
 use cubecast::env::entropy::SeededEntropy;
 use cubecast::env::faulty::FaultyDisk;
 use cubecast::types::{ByteCount, Dimension, Incarnation, LogIndex, PeerId, Vertex};
-use cubecast::wal::{Identity, Kind, Options, RaftLog, Record, Wal};
+use cubecast::wal::{self, Identity, Kind, Options, RaftLog, Record, Wal};
 use libfuzzer_sys::fuzz_target;
 
 fn open(disk: &FaultyDisk) -> Option<Wal> {
@@ -35,6 +35,7 @@ fn record(sequence: u64, plan: &[u8; 12]) -> Record<'_> {
         Kind::Purged,
         Kind::Cut,
         Kind::Mark,
+        Kind::Reset,
     ];
     let index = u64::from(plan[2]);
     Record {
@@ -68,6 +69,7 @@ fuzz_target!(|input: (u16, Vec<u8>, Vec<[u8; 12]>)| {
     }
     let disk = FaultyDisk::new(1);
     disk.set_contents(path, &bytes);
+    let _ = wal::inspect(&disk, Path::new("/wal"), None);
     if let Some(wal) = open(&disk) {
         for vertex in Dimension::new(2).unwrap().vertices() {
             read(&wal, vertex);

@@ -5,11 +5,14 @@
 
 use futures::stream::BoxStream;
 
+use crate::batch::NewTopic;
 use crate::call::{self, Call, Method, Target};
 use crate::client::Client;
 use crate::connect::Address;
 use crate::error::Error;
-use crate::model::{Cluster, Consistency, Location, NodeStatus, Placement, Topic, required};
+use crate::model::{
+    Cluster, Consistency, Location, NodeStatus, Placement, Retention, Topic, required,
+};
 use crate::page::{Page, PageRequest, pages};
 use crate::proto::v1;
 
@@ -34,36 +37,69 @@ pub struct TopicFilter {
 
 /// Topics.
 impl Client {
-    /// Creates a topic.
+    /// Creates a topic: a name, or a [`NewTopic`] that says more. For many there is [`Client::create_topics`].
     ///
     /// ```no_run
     /// # async fn run(client: cubecast_sdk::Client) -> Result<(), cubecast_sdk::Error> {
+    /// use cubecast_sdk::{NewTopic, Retention};
+    ///
     /// let created = client.create_topic("news").await?;
     /// println!("owner {}, replicas {:?}", created.placement.owner, created.placement.replicas);
+    ///
+    /// let retention = Retention::new().with_messages(1_000_000);
+    /// client.create_topic(NewTopic::new("quotes").with_retention(retention)).await?;
     /// # Ok(())
     /// # }
     /// ```
     ///
     /// # Errors
-    /// [`Error::Refused`] with `TopicAlreadyExists` or `NameInvalid`; and what any call can have.
-    pub async fn create_topic(&self, topic: &str) -> Result<Placed<Topic>, Error> {
-        self.create_topic_by(topic, "").await
+    /// [`Error::Refused`] with `TopicAlreadyExists`, `NameInvalid` or `FieldInvalid`; and what any call can have.
+    pub async fn create_topic(&self, topic: impl Into<NewTopic>) -> Result<Placed<Topic>, Error> {
+        self.create_topic_by(topic.into(), "").await
     }
 
     /// Creates a topic in the name of a publisher; empty: of nobody.
     pub(crate) async fn create_topic_by(
         &self,
-        topic: &str,
+        topic: NewTopic,
         publisher: &str,
     ) -> Result<Placed<Topic>, Error> {
         let request = v1::CreateTopicRequest {
-            topic: topic.to_owned(),
+            topic: topic.name,
             publisher: publisher.to_owned(),
             request_id: request_id(),
+            retention: retention(topic.retention),
         };
-        let answer: v1::CreateTopicResponse = self
-            .call(Call::new(&call::CREATE_TOPIC).about(topic), &request)
-            .await?;
+        let call = Call::new(&call::CREATE_TOPIC).about(&request.topic);
+        let answer: v1::CreateTopicResponse = self.call(call, &request).await?;
+        placed(answer.topic, "topic", answer.placement)
+    }
+
+    /// Changes how long a topic keeps its messages: what is said here is all that counts from now on.
+    ///
+    /// ```no_run
+    /// # async fn run(client: cubecast_sdk::Client) -> Result<(), cubecast_sdk::Error> {
+    /// use std::time::Duration;
+    ///
+    /// let day = cubecast_sdk::Retention::new().with_age(Duration::from_secs(24 * 60 * 60));
+    /// client.update_topic("news", day).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with `TopicNotFound` or `FieldInvalid`; and what any call can have.
+    pub async fn update_topic(
+        &self,
+        topic: &str,
+        retention: Retention,
+    ) -> Result<Placed<Topic>, Error> {
+        let request = v1::UpdateTopicRequest {
+            topic: topic.to_owned(),
+            retention: Some(retention.into()),
+        };
+        let call = Call::new(&call::UPDATE_TOPIC).about(topic);
+        let answer: v1::UpdateTopicResponse = self.call(call, &request).await?;
         placed(answer.topic, "topic", answer.placement)
     }
 
@@ -246,6 +282,13 @@ pub(crate) fn reading<'a>(
     } else {
         call.about(topic)
     }
+}
+
+/// How the wire says it: nothing when there is no bound.
+pub(crate) fn retention(retention: Retention) -> Option<v1::Retention> {
+    Some(retention)
+        .filter(|retention| !retention.is_unbounded())
+        .map(Into::into)
 }
 
 /// A UUID of version 4, as text.

@@ -49,6 +49,8 @@ methods! {
     DELETE_SUBSCRIBER = "PeerService" / "DeleteSubscriber", Delete;
     LIST_SUBSCRIBERS = "PeerService" / "ListSubscribers", Read;
     CREATE_TOPIC = "PeerService" / "CreateTopic", Write;
+    BATCH_CREATE_TOPICS = "PeerService" / "BatchCreateTopics", Write;
+    UPDATE_TOPIC = "PeerService" / "UpdateTopic", Write;
     GET_TOPIC = "PeerService" / "GetTopic", Read;
     LIST_TOPICS = "PeerService" / "ListTopics", Read;
     DELETE_TOPIC = "PeerService" / "DeleteTopic", Delete;
@@ -65,6 +67,7 @@ methods! {
     LOCATE_TOPIC = "PeerService" / "LocateTopic", Read;
     GET_NODE_STATUS = "PeerService" / "GetNodeStatus", Read;
     GET_CLUSTER = "ClusterService" / "GetCluster", Read;
+    VERIFY_REPLICAS = "ClusterService" / "VerifyReplicas", Read;
 }
 
 /// Who may answer a call.
@@ -129,6 +132,8 @@ pub(crate) struct Answer<A> {
     pub(crate) message: A,
     /// The vertex of the peer that answered, where it said so.
     pub(crate) served_by: Option<String>,
+    /// The address that was called.
+    pub(crate) address: Address,
 }
 
 /// Makes a call.
@@ -158,6 +163,7 @@ where
                 return Ok(Answer {
                     message: A::default(),
                     served_by: None,
+                    address: chosen.address,
                 });
             }
         }
@@ -337,6 +343,7 @@ where
             .and_then(|value| value.to_str().ok())
             .map(str::to_owned),
         message: response.into_inner(),
+        address: chosen.address.clone(),
     })
 }
 

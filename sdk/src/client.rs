@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tracing::debug;
 
-use crate::call::{self, Call, Target};
+use crate::call::{self, Answer, Call, Target};
 use crate::connect::{Address, ChannelOptions, PeerKey, Peers};
 use crate::error::Error;
 use crate::proto::v1;
@@ -261,6 +261,19 @@ impl Client {
     where
         A: prost::Message + Default + 'static,
     {
+        let answer = self.call_whole(call, request).await;
+        answer.map(|answer| answer.message)
+    }
+
+    /// As [`Self::call_encoded`], with who answered.
+    pub(crate) async fn call_whole<A>(
+        &self,
+        call: Call<'_>,
+        request: bytes::Bytes,
+    ) -> Result<Answer<A>, Error>
+    where
+        A: prost::Message + Default + 'static,
+    {
         let answer = call::run(&self.shared, call, request).await;
         if let (Some(topic), Ok(answer)) = (call.topic, &answer)
             && let Some(vertex) = &answer.served_by
@@ -268,7 +281,7 @@ impl Client {
         {
             self.discover(None);
         }
-        answer.map(|answer| answer.message)
+        answer
     }
 
     /// Looks in the background for who listens where, unless it did so lately. `first` hears as soon as one peer has answered, or all have

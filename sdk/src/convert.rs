@@ -8,8 +8,8 @@ use prost_types::Timestamp;
 
 use crate::model::{
     AckLevel, Cluster, Consistency, Location, Member, MemberState, Neighbour, NodeStatus, Party,
-    Placement, ReadSource, Replica, ReplicaRole, ReplicaState, Shard, Start, SubscriptionInfo,
-    Topic, VertexStatus,
+    Placement, ReadSource, Replica, ReplicaDigest, ReplicaRole, ReplicaState, Retention, Shard,
+    Start, SubscriptionInfo, Topic, Verification, VertexStatus,
 };
 use crate::proto::v1;
 
@@ -92,6 +92,26 @@ impl From<Start> for v1::StartPosition {
     }
 }
 
+impl From<Retention> for v1::Retention {
+    fn from(retention: Retention) -> Self {
+        Self {
+            age: retention.age.map(duration),
+            bytes: retention.bytes,
+            messages: retention.messages,
+        }
+    }
+}
+
+impl From<v1::Retention> for Retention {
+    fn from(retention: v1::Retention) -> Self {
+        Self {
+            age: retention.age.and_then(|age| age.try_into().ok()),
+            bytes: retention.bytes,
+            messages: retention.messages,
+        }
+    }
+}
+
 impl From<v1::ReplicaRole> for ReplicaRole {
     fn from(role: v1::ReplicaRole) -> Self {
         match role {
@@ -149,6 +169,7 @@ impl From<v1::Topic> for Topic {
             first_offset: topic.first_offset,
             next_offset: topic.next_offset,
             bytes: topic.bytes,
+            retention: topic.retention.unwrap_or_default().into(),
         }
     }
 }
@@ -181,6 +202,7 @@ impl From<v1::Subscription> for SubscriptionInfo {
             next_offset: subscription.next_offset,
             head_offset: subscription.head_offset,
             create_time: time(subscription.create_time),
+            missed: subscription.missed,
         }
     }
 }
@@ -239,6 +261,32 @@ impl From<v1::ShardStatus> for Shard {
             applied_index: shard.applied_index,
             topic_count: shard.topic_count,
             replicas: each(shard.replicas),
+            problem: text(shard.problem),
+            incarnation: shard.incarnation,
+        }
+    }
+}
+
+impl From<v1::ReplicaDigest> for ReplicaDigest {
+    fn from(replica: v1::ReplicaDigest) -> Self {
+        Self {
+            vertex: replica.vertex,
+            peer: replica.peer,
+            digest: Some(replica.digest).filter(|digest| !digest.is_empty()),
+            is_equal: replica.is_equal,
+            problem: text(replica.problem),
+        }
+    }
+}
+
+impl From<v1::ShardVerification> for Verification {
+    fn from(shard: v1::ShardVerification) -> Self {
+        Self {
+            vertex: shard.vertex,
+            index: shard.index,
+            replicas: each(shard.replicas),
+            is_consistent: shard.is_consistent,
+            problem: text(shard.problem),
         }
     }
 }
@@ -339,6 +387,18 @@ mod tests {
             ..v1::Member::default()
         };
         assert_eq!(Member::from(member).vertices, ["101"]);
+    }
+
+    #[test]
+    fn retention_survives_the_way_there_and_back() {
+        let some = Retention::new()
+            .with_age(Duration::from_millis(90_500))
+            .with_messages(7);
+        for retention in [Retention::new(), some, Retention::new().with_bytes(1)] {
+            assert_eq!(Retention::from(v1::Retention::from(retention)), retention);
+        }
+        let topic = Topic::from(v1::Topic::default());
+        assert!(topic.retention.is_unbounded());
     }
 
     #[test]

@@ -10,6 +10,7 @@ use tonic::Status;
 use tonic_types::StatusExt;
 
 use crate::connect::Address;
+use crate::proto::v1;
 pub use crate::proto::v1::ErrorReason as Reason;
 
 /// The domain of our `ErrorInfo`.
@@ -206,6 +207,26 @@ impl Failure {
                 .map(str::to_owned),
             address,
             fate: fate(status, code, info.is_some()),
+        }
+    }
+
+    /// Reads what the peer at `address` said of one part of a call.
+    pub(crate) fn from_part(part: v1::StreamError, address: Address) -> Self {
+        let reason = part.reason();
+        let fate = if reason == Reason::OutcomeUnknown {
+            Fate::Unknown
+        } else {
+            Fate::Nothing
+        };
+        Self {
+            code: Code::from_tonic(tonic::Code::from_i32(part.code)),
+            reason,
+            message: part.message,
+            facts: part.metadata.into_iter().collect(),
+            retry_after: part.retry_after.and_then(|delay| delay.try_into().ok()),
+            served_by: None,
+            address,
+            fate,
         }
     }
 

@@ -24,10 +24,11 @@
 //! library outside [`proto`].
 //!
 //! The modules in reading order: `client` (settings and start), `call` (one call with its attempts), `retry`, `connect` (peers and leaders), `error`;
-//! then what can be asked for: `admin` and `party` with `page`, `publish` with `message` and `lane`, `subscribe` with `received`; and `model` with `convert`, and [`proto`].
+//! then what can be asked for: `admin`, `batch`, `verify` and `party` with `page`, `publish` with `message` and `lane`, `subscribe` with `received`; and `model` with `convert`, and [`proto`].
 #![deny(missing_docs)]
 
 mod admin;
+mod batch;
 mod call;
 mod client;
 mod connect;
@@ -43,18 +44,21 @@ mod publish;
 mod received;
 mod retry;
 mod subscribe;
+mod verify;
 
 pub use admin::{Placed, TopicFilter};
+pub use batch::NewTopic;
 pub use client::{Builder, Client};
 pub use error::{Code, Error, Failure, Reason};
 pub use message::{Message, Published};
 pub use model::{
     AckLevel, Cluster, Consistency, Location, Member, MemberState, Neighbour, NodeStatus, Party,
-    Placement, ReadSource, Replica, ReplicaRole, ReplicaState, Shard, Start, SubscriptionInfo,
-    Topic, VertexStatus,
+    Placement, ReadSource, Replica, ReplicaDigest, ReplicaRole, ReplicaState, Retention, Shard,
+    Start, SubscriptionInfo, Topic, Verification, VertexStatus,
 };
 pub use page::{Page, PageRequest};
 pub use party::SubscriptionFilter;
 pub use publish::Publisher;
 pub use received::{Header, Origin, Pulled, PulledIter, Received};
 pub use subscribe::{PullOptions, Subscribed, Subscriber, Subscription};
+pub use verify::VerifyOptions;

@@ -5,6 +5,8 @@
 
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
+
 use crate::error::Error;
 use crate::proto::v1;
 
@@ -97,6 +99,64 @@ pub enum MemberState {
     Leaving,
 }
 
+/// How long a topic keeps its messages. What passes any bound is removed, the oldest first; the default has no bound: for ever.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// let week = cubecast_sdk::Retention::new().with_age(Duration::from_secs(7 * 24 * 60 * 60)).with_bytes(1 << 30);
+/// assert_eq!(week.messages, None);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub struct Retention {
+    /// The greatest age of a message.
+    pub age: Option<Duration>,
+    /// The most bytes of messages.
+    pub bytes: Option<u64>,
+    /// The most messages.
+    pub messages: Option<u64>,
+}
+
+impl Retention {
+    /// Without any bound.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Removes messages that are older: 1 s to 36,500 days.
+    #[must_use]
+    pub fn with_age(self, age: Duration) -> Self {
+        Self {
+            age: Some(age),
+            ..self
+        }
+    }
+
+    /// Removes messages beyond so many bytes, at least 1.
+    #[must_use]
+    pub fn with_bytes(self, bytes: u64) -> Self {
+        Self {
+            bytes: Some(bytes),
+            ..self
+        }
+    }
+
+    /// Removes messages beyond so many, at least 1.
+    #[must_use]
+    pub fn with_messages(self, count: u64) -> Self {
+        Self {
+            messages: Some(count),
+            ..self
+        }
+    }
+
+    /// It has no bound: messages are kept for ever.
+    pub fn is_unbounded(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// Where a topic, a publisher or a subscriber lives.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
@@ -129,6 +189,8 @@ pub struct Topic {
     pub next_offset: u64,
     /// Bytes of all messages.
     pub bytes: u64,
+    /// How long it keeps its messages.
+    pub retention: Retention,
 }
 
 /// A publisher or subscriber that the cluster knows.
@@ -157,6 +219,8 @@ pub struct SubscriptionInfo {
     pub head_offset: u64,
     /// When it was made.
     pub create_time: SystemTime,
+    /// Messages right below `next_offset` that retention removed before they were acknowledged.
+    pub missed: u64,
 }
 
 /// Who answered a read, and how fresh the answer is.
@@ -241,6 +305,10 @@ pub struct Shard {
     pub topic_count: u64,
     /// Every replica; with lag when this one leads.
     pub replicas: Vec<Replica>,
+    /// Why the replica is being made again from the others; `None`: it is not.
+    pub problem: Option<String>,
+    /// Which life of the replica's data this is; 0 when not known.
+    pub incarnation: u32,
 }
 
 /// Another peer next to the one that answered.
@@ -347,6 +415,38 @@ pub struct Cluster {
     pub members: Vec<Member>,
     /// All vertices.
     pub vertices: Vec<VertexStatus>,
+}
+
+/// The content of one replica, compared with the others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ReplicaDigest {
+    /// The vertex of its peer.
+    pub vertex: String,
+    /// The number of its peer.
+    pub peer: u32,
+    /// SHA-256 over all that it holds; `None` when it did not answer.
+    pub digest: Option<Bytes>,
+    /// It equals that of the majority.
+    pub is_equal: bool,
+    /// Why it did not answer.
+    pub problem: Option<String>,
+}
+
+/// The replicas of one shard, compared at one entry of its log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Verification {
+    /// The vertex of the shard.
+    pub vertex: String,
+    /// The entry.
+    pub index: u64,
+    /// Each replica, the owner's first.
+    pub replicas: Vec<ReplicaDigest>,
+    /// All replicas answered and are equal.
+    pub is_consistent: bool,
+    /// Why nothing was compared.
+    pub problem: Option<String>,
 }
 
 /// The message that a field must have.

@@ -9,6 +9,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::admin::Placed;
+use crate::batch::NewTopic;
 use crate::call::{self, Call};
 use crate::client::Client;
 use crate::error::Error;
@@ -151,7 +152,7 @@ impl Publisher {
         }
     }
 
-    /// Creates a topic in the publisher's name.
+    /// Creates a topic in the publisher's name: a name, or a [`NewTopic`] that says more.
     ///
     /// ```no_run
     /// # async fn run(client: cubecast_sdk::Client) -> Result<(), cubecast_sdk::Error> {
@@ -162,10 +163,30 @@ impl Publisher {
     ///
     /// # Errors
     /// As [`Client::create_topic`]; and [`Error::Refused`] with `PublisherNotFound`.
-    pub async fn create_topic(&self, topic: &str) -> Result<Placed<Topic>, Error> {
+    pub async fn create_topic(&self, topic: impl Into<NewTopic>) -> Result<Placed<Topic>, Error> {
         self.shared
             .client
-            .create_topic_by(topic, &self.shared.id)
+            .create_topic_by(topic.into(), &self.shared.id)
+            .await
+    }
+
+    /// Creates many topics in the publisher's name, as [`Client::create_topics`].
+    ///
+    /// ```no_run
+    /// # async fn run(publisher: cubecast_sdk::Publisher) {
+    /// for created in publisher.create_topics(["rain", "sun"]).await {
+    ///     println!("{created:?}");
+    /// }
+    /// # }
+    /// ```
+    pub async fn create_topics<T: Into<NewTopic>>(
+        &self,
+        topics: impl IntoIterator<Item = T>,
+    ) -> Vec<Result<Placed<Topic>, Error>> {
+        let topics = topics.into_iter().map(Into::into).collect();
+        self.shared
+            .client
+            .create_topics_by(topics, &self.shared.id)
             .await
     }
 

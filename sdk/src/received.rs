@@ -49,6 +49,9 @@ pub struct Received {
     pub headers: Vec<Header>,
     /// Where it comes from; `None` when it was published without a publisher.
     pub origin: Option<Arc<Origin>>,
+    /// Messages right before this one that retention removed before they were acknowledged: they cannot be read any more. 0 but for the first
+    /// message of a pull.
+    pub missed: u64,
 }
 
 /// What a pull gave. Iterate over it to get the messages in order.
@@ -63,6 +66,8 @@ pub struct Pulled {
     pub head_offset: u64,
     /// Who answered.
     pub source: Option<ReadSource>,
+    /// Messages right below the cursor that retention removed before they were acknowledged. Told again until the cursor moves.
+    pub missed: u64,
     batches: Vec<v1::MessageBatch>,
 }
 
@@ -73,6 +78,7 @@ impl Pulled {
             cursor: answer.cursor,
             head_offset: answer.head_offset,
             source: answer.source.map(Into::into),
+            missed: answer.missed,
             batches: answer.batches,
         }
     }
@@ -110,6 +116,7 @@ impl IntoIterator for Pulled {
         PulledIter {
             batches: self.batches.into_iter(),
             batch: None,
+            missed: self.missed,
         }
     }
 }
@@ -119,6 +126,8 @@ impl IntoIterator for Pulled {
 pub struct PulledIter {
     batches: std::vec::IntoIter<v1::MessageBatch>,
     batch: Option<BatchIter>,
+    /// To be told with the next message.
+    missed: u64,
 }
 
 /// What is left of a batch.
@@ -165,6 +174,7 @@ impl BatchIter {
                 })
                 .collect(),
             origin: self.origin.clone(),
+            missed: 0,
         })
     }
 }
@@ -175,7 +185,8 @@ impl Iterator for PulledIter {
     fn next(&mut self) -> Option<Received> {
         loop {
             if let Some(message) = self.batch.as_mut().and_then(BatchIter::next) {
-                return Some(message);
+                let missed = std::mem::take(&mut self.missed);
+                return Some(Received { missed, ..message });
             }
             self.batch = Some(BatchIter::new(self.batches.next()?));
         }
@@ -204,16 +215,17 @@ mod tests {
         let pulled = Pulled::new(v1::PullResponse {
             batches,
             next_offset: 6,
+            missed: 2,
             ..v1::PullResponse::default()
         });
         assert_eq!((pulled.len(), pulled.is_empty()), (3, false));
         let messages: Vec<_> = pulled
             .into_iter()
-            .map(|message| (message.offset, message.payload))
+            .map(|message| (message.offset, message.payload, message.missed))
             .collect();
         assert_eq!(
             messages,
-            [(3, "a".into()), (4, "b".into()), (5, "c".into())]
+            [(3, "a".into(), 2), (4, "b".into(), 0), (5, "c".into(), 0)]
         );
     }
 

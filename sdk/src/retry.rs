@@ -74,6 +74,7 @@ fn decide_refusal(failure: &Failure) -> Verdict {
         },
         Reason::NoLeader
         | Reason::NoQuorum
+        | Reason::StorageFull
         | Reason::CursorMoved
         | Reason::LeaseHeld
         | Reason::ChangeInProgress => Verdict::Again(Place::Any),
@@ -173,6 +174,11 @@ mod tests {
             decide(&no_leader, Repeat::Never, false),
             Verdict::Again(Place::Any)
         );
+        let full = failure(Reason::StorageFull, Code::ResourceExhausted, Fate::Nothing);
+        assert_eq!(
+            decide(&full, Repeat::Never, false),
+            Verdict::Again(Place::Any)
+        );
         let stopping = failure(Reason::ShuttingDown, Code::Unavailable, Fate::Nothing);
         assert_eq!(
             decide(&stopping, Repeat::Never, false),
@@ -188,7 +194,7 @@ mod tests {
             (Reason::MessageTooLarge, Code::InvalidArgument),
             (Reason::SessionUnknown, Code::FailedPrecondition),
             (Reason::SequenceGap, Code::FailedPrecondition),
-            (Reason::StorageFull, Code::ResourceExhausted),
+            (Reason::SequenceForgotten, Code::FailedPrecondition),
             (Reason::DataLost, Code::DataLoss),
         ] {
             assert_eq!(

@@ -24,7 +24,7 @@ pub use list::{Page, SubscriptionPlace, SubscriptionsAsked, TopicsAsked};
 pub use publish::{AckLevel, Publish, Published};
 pub use pull::{Acknowledgement, Pull, Pulled};
 pub use subscription::Subscribed;
-pub use topic::{CreateTopic, Found, Located};
+pub use topic::{CreateTopic, CreateTopics, Found, Located};
 
 use crate::replica;
 use crate::shard::{self, Refusal, Response};

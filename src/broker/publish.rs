@@ -1,5 +1,7 @@
 //! Publishing.
 
+use tokio::time::Instant;
+
 use super::{Access, Broker, Call, Directory, Error, Kind, misfit};
 use crate::consensus::Role;
 use crate::shard::{Command, Refusal, Response};
@@ -114,12 +116,28 @@ impl Broker {
         call: &Call<'_, R, D>,
         publisher: &PublisherId,
     ) -> Result<(), Error> {
-        if self.publishers.contains(publisher) || call.replica.status().role != Role::Leader {
+        if call.replica.status().role != Role::Leader {
             return Ok(());
         }
-        if !call
-            .directory
-            .exists(Kind::Publisher, &publisher.0, call.deadline)
+        self.require_publisher(call.directory, publisher, call.deadline)
+            .await
+    }
+
+    /// Asks the publisher's shard unless it was found lately.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] when there is no such publisher, [`Error::Unresolved`] when its shard cannot be asked.
+    pub async fn require_publisher<D: Directory>(
+        &self,
+        directory: &D,
+        publisher: &PublisherId,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        if self.publishers.contains(publisher) {
+            return Ok(());
+        }
+        if !directory
+            .exists(Kind::Publisher, &publisher.0, deadline)
             .await?
         {
             return Err(Refusal::PublisherNotFound {

@@ -56,6 +56,8 @@ pub struct Pulled {
     pub cursor: Offset,
     /// The offset that the topic's next message will get.
     pub head_offset: Offset,
+    /// Messages right below the cursor that were removed before they were acknowledged.
+    pub missed: u64,
     /// How fresh that is.
     pub freshness: Freshness,
 }
@@ -165,12 +167,11 @@ async fn gather<R: Access>(
         subscription,
     } = place;
     let (cursor, head_offset) = (subscription.cursor, topic.next_offset);
-    let from = cursor.max(topic.first_offset);
     // A cursor beyond the end was moved after the topic's row was read: nothing is new for it yet.
-    let batches = if from < head_offset {
+    let batches = if cursor < head_offset {
         let (view, count_max, bytes_max) = (read.view.clone(), pull.count_max, pull.bytes_max);
         look(replica.shard(), move || {
-            view.batches(&topic, from, count_max, bytes_max)
+            view.batches(&topic, cursor, count_max, bytes_max)
         })
         .await?
     } else {
@@ -183,6 +184,7 @@ async fn gather<R: Access>(
         next_offset,
         cursor,
         head_offset,
+        missed: subscription.missed,
         freshness: Freshness::from(read),
     })
 }

@@ -1,6 +1,7 @@
 //! Calls on a replica that applies commands to a real state machine in memory, without consensus.
 
 mod fake;
+mod retention;
 
 use std::time::Duration;
 
@@ -14,7 +15,8 @@ use super::{
 use crate::replica::Consistency;
 use crate::shard::{Refusal, Start};
 use crate::types::{
-    Batch, ByteCount, Name, Offset, PublisherId, Sequence, SessionId, SubscriberId, TopicName,
+    Batch, ByteCount, Name, Offset, PublisherId, Retention, Sequence, SessionId, SubscriberId,
+    TopicName,
 };
 use fake::World;
 
@@ -63,6 +65,7 @@ async fn world() -> World {
         topic: topic("t"),
         creator: None,
         request_id: None,
+        retention: Retention::FOR_EVER,
     };
     world
         .broker
@@ -155,6 +158,7 @@ async fn pull_ends_when_its_topic_is_deleted_even_if_the_name_lives_again() {
         topic: topic("t"),
         creator: None,
         request_id: None,
+        retention: Retention::FOR_EVER,
     };
     world
         .broker
@@ -353,6 +357,7 @@ async fn lists_go_on_where_they_ended() {
             topic: topic(name),
             creator: None,
             request_id: None,
+            retention: Retention::FOR_EVER,
         };
         world
             .broker

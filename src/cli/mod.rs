@@ -18,6 +18,7 @@ mod publish;
 mod publisher;
 mod pull;
 mod record;
+mod retention;
 mod seek;
 mod session;
 mod signal;
@@ -27,6 +28,8 @@ mod subscription;
 mod tail;
 mod text;
 mod topic;
+mod verify;
+mod verify_replicas;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -84,7 +87,9 @@ enum Command {
     Acknowledge(acknowledge::Arguments),
     Seek(seek::Arguments),
     Status(status::Arguments),
+    VerifyReplicas(verify_replicas::Arguments),
     Health(health::Arguments),
+    Verify(verify::Arguments),
     #[command(subcommand)]
     Config(config::Command),
 }
@@ -105,6 +110,7 @@ fn execute(cli: Cli, output: &mut Output) -> Result<()> {
         Command::Dev(arguments) => serve(dev::run(arguments, output)),
         Command::Node(arguments) => serve(node::run(arguments, output)),
         Command::Config(command) => config::run(command, output),
+        Command::Verify(arguments) => verify::run(&arguments, output),
         Command::Health(arguments) => ask(health::run(arguments, &cli.global, output)),
         command => ask(call(command, &cli.global, output)),
     }
@@ -127,7 +133,12 @@ async fn call(command: Command, global: &Global, output: &mut Output) -> Result<
         Command::Acknowledge(arguments) => acknowledge::run(arguments, session).await,
         Command::Seek(arguments) => seek::run(arguments, session).await,
         Command::Status(arguments) => status::run(arguments, session).await,
-        Command::Dev(_) | Command::Node(_) | Command::Config(_) | Command::Health(_) => Ok(()),
+        Command::VerifyReplicas(arguments) => verify_replicas::run(arguments, session).await,
+        Command::Dev(_)
+        | Command::Node(_)
+        | Command::Config(_)
+        | Command::Health(_)
+        | Command::Verify(_) => Ok(()),
     }
 }
 

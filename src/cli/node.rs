@@ -42,10 +42,7 @@ pub(super) async fn failure(node: &Node) -> Failure {
         Err(_) => None,
     };
     match why {
-        Some(why) => Failure::Failed(format!(
-            "peer {} stops, because its log cannot be written: {why}",
-            node.peer()
-        )),
+        Some(why) => Failure::Failed(format!("peer {} stops: {why}", node.peer())),
         // The node is gone, and with it what it could say.
         None => std::future::pending().await,
     }

@@ -75,9 +75,11 @@ impl Pull<'_> {
             if self.head.is_none() {
                 session.tell_source(pulled.source.as_ref())?;
             }
-            let (next, is_empty) = (pulled.next_offset, pulled.is_empty());
+            let (next, is_empty, missed) = (pulled.next_offset, pulled.is_empty(), pulled.missed);
             let head = *self.head.get_or_insert(pulled.head_offset);
-            if is_empty {
+            session.tell_missed(missed)?;
+            // What was missed is acknowledged too, so that it is told once.
+            if is_empty && (missed == 0 || self.arguments.no_ack) {
                 return Ok(next);
             }
             self.print(pulled, session)?;

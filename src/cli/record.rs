@@ -7,6 +7,7 @@ use cubecast_sdk as sdk;
 use serde::Serialize;
 
 use super::output::Row;
+use super::retention::Retention;
 use super::text;
 
 /// A topic: `topic get`, `topic list`, and with `replicas` and `leader` `topic create`.
@@ -22,6 +23,9 @@ pub(super) struct Topic {
     pub(super) first_offset: u64,
     pub(super) next_offset: u64,
     pub(super) bytes: u64,
+    /// Absent: it keeps all messages.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) retention: Option<Retention>,
 }
 
 impl From<sdk::Topic> for Topic {
@@ -35,6 +39,7 @@ impl From<sdk::Topic> for Topic {
             first_offset: topic.first_offset,
             next_offset: topic.next_offset,
             bytes: topic.bytes,
+            retention: Retention::new(topic.retention),
         }
     }
 }
@@ -168,6 +173,8 @@ pub(super) struct Subscription {
     pub(super) next_offset: u64,
     /// The offset that the topic's next message will get.
     pub(super) head_offset: u64,
+    /// Messages right below the cursor that retention removed before they were acknowledged.
+    pub(super) missed: u64,
     pub(super) create_time: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) is_existing: Option<bool>,
@@ -180,6 +187,7 @@ impl From<sdk::SubscriptionInfo> for Subscription {
             subscriber: info.subscriber,
             next_offset: info.next_offset,
             head_offset: info.head_offset,
+            missed: info.missed,
             create_time: humantime::format_rfc3339_millis(info.create_time).to_string(),
             is_existing: None,
         }

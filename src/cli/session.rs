@@ -112,6 +112,17 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
+    /// Tells of messages that nobody can read any more.
+    pub(super) fn tell_missed(&mut self, missed: u64) -> Result<()> {
+        if missed > 0 {
+            let messages = super::text::count(missed, "message");
+            let words =
+                format!("{messages} missed: retention removed them before they were acknowledged");
+            self.output.word(words)?;
+        }
+        Ok(())
+    }
+
     /// Tells when another than the owner leads, and so answered.
     pub(super) fn tell_leader(&mut self, placement: &Placement) -> Result<()> {
         let owner = &placement.owner;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
+use cubecast_sdk::proto::v1::StorageStatus;
 use cubecast_sdk::{Client, NodeStatus, ReplicaState, Shard};
 use futures::future::join_all;
 use serde::Serialize;
@@ -150,7 +151,7 @@ struct Peer {
     vertex: String,
     peer: u32,
     address: String,
-    /// `ready`, `starting`, `draining`, `failed` (its storage) or `unreachable`.
+    /// `ready`, `starting`, `draining`, `full` (its disk), `failed` (its storage) or `unreachable`.
     state: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     version: Option<String>,
@@ -162,15 +163,72 @@ struct Peer {
     shards: Vec<String>,
     /// Its neighbours whose direct link does not work.
     broken_links: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    storage: Option<Storage>,
+    /// Its replicas that are made again from the others: shard and why.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    repairs: BTreeMap<String, String>,
+}
+
+/// What is on a peer's disk.
+#[derive(Debug, Serialize)]
+struct Storage {
+    wal_bytes: u64,
+    wal_segments: u32,
+    store_bytes: u64,
+    memtable_bytes: u64,
+    store_journals: u64,
+    store_level0_tables: u64,
+    store_flushes: u64,
+    store_flushes_waiting: u64,
+    store_blob_files: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    disk_free_bytes: Option<u64>,
+    disk_reserve_bytes: u64,
+    /// No messages are taken: the log waits for room, or less is free than is to stay free.
+    is_full: bool,
+}
+
+impl Storage {
+    fn new(storage: &StorageStatus) -> Self {
+        let is_low = storage
+            .disk_free_bytes
+            .is_some_and(|free| free < storage.disk_reserve_bytes);
+        Self {
+            wal_bytes: storage.wal_bytes,
+            wal_segments: storage.wal_segments,
+            store_bytes: storage.store_bytes,
+            memtable_bytes: storage.memtable_bytes,
+            store_journals: storage.store_journals,
+            store_level0_tables: storage.store_level0_tables,
+            store_flushes: storage.store_flushes,
+            store_flushes_waiting: storage.store_flushes_waiting,
+            store_blob_files: storage.store_blob_files,
+            disk_free_bytes: storage.disk_free_bytes,
+            disk_reserve_bytes: storage.disk_reserve_bytes,
+            is_full: storage.wal_is_waiting || is_low,
+        }
+    }
+
+    /// `log 64MiB, store 1.5GiB, 20GiB free`.
+    fn words(&self) -> String {
+        let free = self
+            .disk_free_bytes
+            .map_or_else(String::new, |free| format!(", {} free", text::bytes(free)));
+        let (log, store) = (text::bytes(self.wal_bytes), text::bytes(self.store_bytes));
+        format!("log {log}, store {store}{free}")
+    }
 }
 
 impl Peer {
     fn new(status: &NodeStatus) -> Self {
+        let storage = Storage::new(&status.storage);
         let state = match status {
             NodeStatus { storage, .. } if storage.has_failed => "failed",
             NodeStatus {
                 is_draining: true, ..
             } => "draining",
+            NodeStatus { is_ready: true, .. } if storage.is_full => "full",
             NodeStatus { is_ready: true, .. } => "ready",
             _ => "starting",
         };
@@ -197,6 +255,8 @@ impl Peer {
                 .map(|shard| shard.shard.clone())
                 .collect(),
             broken_links: broken.map(|neighbour| neighbour.vertex.clone()).collect(),
+            storage: Some(storage),
+            repairs: status.shards.iter().filter_map(repair).collect(),
         }
     }
 
@@ -212,8 +272,15 @@ impl Peer {
             leads: Vec::new(),
             shards: Vec::new(),
             broken_links: Vec::new(),
+            storage: None,
+            repairs: BTreeMap::new(),
         }
     }
+}
+
+/// A replica that is made again, and why.
+fn repair(shard: &Shard) -> Option<(String, String)> {
+    Some((shard.shard.clone(), shard.problem.clone()?))
 }
 
 impl Row for Peer {
@@ -223,6 +290,7 @@ impl Row for Peer {
         "STATE",
         "LEADS",
         "REPLICAS OF",
+        "DISK",
         "UP",
         "VERSION",
     ];
@@ -248,6 +316,9 @@ impl Row for Peer {
             state,
             text::list(&self.leads),
             text::list(&others),
+            self.storage
+                .as_ref()
+                .map_or_else(|| "-".to_owned(), Storage::words),
             uptime.unwrap_or_else(|| "-".to_owned()),
             self.version.clone().unwrap_or_else(|| "-".to_owned()),
         ]
@@ -318,106 +389,22 @@ fn print(survey: &Survey, output: &mut Output) -> Result<()> {
         let (name, dimension, factor) = (&any.cluster, any.dimension, any.replication_factor);
         output.bytes(format!("cluster {name}, a cube of dimension {dimension}, {factor} {copies} of each topic\n\n").as_bytes())?;
     }
-    output.table(Some(Peer::HEADER), &survey.peers())?;
+    let peers = survey.peers();
+    output.table(Some(Peer::HEADER), &peers)?;
     if output.format() == Format::Text {
+        for peer in &peers {
+            for (shard, problem) in &peer.repairs {
+                let line = format!(
+                    "peer {} makes its replica of {shard} again: {problem}\n",
+                    peer.peer
+                );
+                output.bytes(line.as_bytes())?;
+            }
+        }
         output.bytes(b"\n")?;
     }
     Ok(output.table(Some(ShardRow::HEADER), &survey.shards())?)
 }
 
 #[cfg(test)]
-mod tests {
-    use cubecast_sdk::proto::v1;
-    use expect_test::expect;
-
-    use super::*;
-
-    fn replica(
-        peer: u32,
-        role: v1::ReplicaRole,
-        state: v1::ReplicaState,
-        lag_entries: Option<u64>,
-    ) -> v1::Replica {
-        v1::Replica {
-            vertex: peer.to_string(),
-            peer,
-            role: role.into(),
-            state: state.into(),
-            lag_entries,
-            ..v1::Replica::default()
-        }
-    }
-
-    /// One of two peers of a cube of one dimension; the other does not answer.
-    fn alone() -> Survey {
-        let shard = v1::ShardStatus {
-            shard: "0".to_owned(),
-            role: v1::ReplicaRole::Voter.into(),
-            state: v1::ReplicaState::Leader.into(),
-            term: 2,
-            leader: "0".to_owned(),
-            committed_index: Some(7),
-            topic_count: 1,
-            replicas: vec![
-                replica(0, v1::ReplicaRole::Voter, v1::ReplicaState::Leader, Some(0)),
-                replica(
-                    1,
-                    v1::ReplicaRole::Standby,
-                    v1::ReplicaState::Learner,
-                    Some(3),
-                ),
-            ],
-            ..v1::ShardStatus::default()
-        };
-        let neighbour = v1::Neighbour {
-            vertex: "1".to_owned(),
-            peer: 1,
-            address: "http://b:1".to_owned(),
-            is_reachable: Some(false),
-            ..v1::Neighbour::default()
-        };
-        let status = v1::GetNodeStatusResponse {
-            vertex: "0".to_owned(),
-            address: "http://a:1".to_owned(),
-            cluster: "test".to_owned(),
-            dimension: 1,
-            replication_factor: 2,
-            version: "0.1.0".to_owned(),
-            is_ready: true,
-            neighbours: vec![neighbour],
-            shards: vec![shard],
-            ..v1::GetNodeStatusResponse::default()
-        };
-        let mut survey = Survey::default();
-        survey.hear(status.into());
-        survey
-    }
-
-    #[test]
-    fn peer_that_is_only_named_is_unreachable() {
-        let (mut output, written) = Output::captured(Format::Text);
-        print(&alone(), &mut output).unwrap();
-        expect![[r#"
-            cluster test, a cube of dimension 1, 2 copies of each topic
-
-            VERTEX  ADDRESS     STATE                LEADS  REPLICAS OF  UP  VERSION
-            0       http://a:1  ready, no link to 1  0      -            0s  0.1.0
-            1       http://b:1  unreachable          -      -            -   -
-
-            SHARD  LEADER  TERM  TOPICS  COMMITTED  REPLICAS (STATE, ENTRIES BEHIND)
-            0      0       2     1       7          0 leader, 1 unreachable 3
-        "#]]
-        .assert_eq(&written.data());
-    }
-
-    #[test]
-    fn json_has_an_object_for_each_peer_and_shard() {
-        let (mut output, written) = Output::captured(Format::Json);
-        print(&alone(), &mut output).unwrap();
-        expect![[r#"
-            {"kind":"peer","vertex":"0","peer":0,"address":"http://a:1","state":"ready","version":"0.1.0","uptime_ms":0,"leads":["0"],"shards":["0"],"broken_links":["1"]}
-            {"kind":"peer","vertex":"1","peer":1,"address":"http://b:1","state":"unreachable","leads":[],"shards":[],"broken_links":[]}
-            {"kind":"shard","shard":"0","leader":"0","term":2,"committed_index":7,"topic_count":1,"replicas":[{"vertex":"0","peer":0,"role":"voter","state":"leader","lag_entries":0},{"vertex":"1","peer":1,"role":"standby","state":"unreachable","lag_entries":3}]}
-        "#]].assert_eq(&written.data());
-    }
-}
+mod tests;

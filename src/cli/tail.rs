@@ -122,6 +122,7 @@ async fn follow(
         if std::mem::take(&mut is_first) {
             session.tell_source(pulled.source.as_ref())?;
         }
+        session.tell_missed(pulled.missed)?;
         let Some(next) = print(pulled, arguments, session)? else {
             continue;
         };
@@ -157,7 +158,8 @@ where
 
 /// Prints a page; answers with what to acknowledge.
 fn print(pulled: Pulled, arguments: &Arguments, session: &mut Session<'_>) -> Result<Option<u64>> {
-    let next = Some(pulled.next_offset).filter(|_| !pulled.is_empty());
+    // What was missed is acknowledged too, so that it is told once.
+    let next = Some(pulled.next_offset).filter(|_| !pulled.is_empty() || pulled.missed > 0);
     for message in pulled {
         arguments
             .printer

@@ -24,6 +24,10 @@ fn every_command_of_the_tour_is_understood() {
         "dev --next-free-port --base-port 9000 --data-dir /tmp/x",
         "node --peer 3 --listen-host 0.0.0.0 --peers a:1,b:2 --next-free-port=false",
         "topic create news --publisher agency",
+        "topic create a b c --retention-age 7d --retention-bytes 1GiB --retention-messages 5",
+        "topic create -",
+        "topic update news --retention-age 12h",
+        "topic update news --keep-all",
         "topic list --prefix n --publisher agency",
         "topic get news --consistency linearizable",
         "topic locate news",
@@ -41,9 +45,13 @@ fn every_command_of_the_tour_is_understood() {
         "acknowledge news 7 --subscriber alice",
         "seek news earliest --subscriber alice",
         "status --output json --timing --timeout 3s",
+        "verify-replicas",
+        "verify-replicas 100 101",
+        "verify-replicas --topic news",
         "health --address http://127.0.0.1:8004 --service cubecast.v1.PeerService",
         "config show --peer 3",
         "config example",
+        "verify data/peer-004 --output json",
         "--address a:1,b:2 --address c:3 topic list",
     ] {
         parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
@@ -56,6 +64,11 @@ fn wrong_arguments_are_refused() {
         "",
         "topic",
         "topic create",
+        "topic create news --retention-bytes 0",
+        "topic create news --retention-messages 0",
+        "topic update news",
+        "topic update news --keep-all --retention-age 7d",
+        "verify-replicas 100 --topic news",
         "pull news",
         "pull news --subscriber a --max 0",
         "pull news --subscriber a --wait soon",
@@ -127,6 +140,7 @@ fn topic() -> record::Topic {
         first_offset: 0,
         next_offset: 3,
         bytes: 15,
+        retention: Some(cubecast_sdk::Retention::new().with_bytes(1 << 30).into()),
     };
     cubecast_sdk::Topic::from(topic).into()
 }
@@ -142,7 +156,7 @@ fn topics_are_a_table_and_objects() {
         &expect![[r#"
             TOPIC  OWNER  MESSAGES  BYTES  CREATOR  CREATED
             news   100    3         15     agency   2027-01-15T08:00:00.005Z
-            {"topic":"news","id":"7","owner":"100","creator":"agency","create_time":"2027-01-15T08:00:00.005Z","first_offset":0,"next_offset":3,"bytes":15}
+            {"topic":"news","id":"7","owner":"100","creator":"agency","create_time":"2027-01-15T08:00:00.005Z","first_offset":0,"next_offset":3,"bytes":15,"retention":{"bytes":1073741824}}
         "#]],
     );
 }
@@ -161,7 +175,7 @@ fn created_topic_names_owner_and_replicas_by_their_bits() {
         |output| output.line(&words, &created).unwrap(),
         &expect![[r#"
             topic news created: owner 100, replicas 101, 110, 000
-            {"topic":"news","id":"7","owner":"100","creator":"agency","create_time":"2027-01-15T08:00:00.005Z","first_offset":0,"next_offset":3,"bytes":15,"replicas":["101","110","000"],"leader":"100"}
+            {"topic":"news","id":"7","owner":"100","creator":"agency","create_time":"2027-01-15T08:00:00.005Z","first_offset":0,"next_offset":3,"bytes":15,"retention":{"bytes":1073741824},"replicas":["101","110","000"],"leader":"100"}
         "#]],
     );
 }

@@ -19,6 +19,23 @@ pub(super) fn count(number: u64, thing: &str) -> String {
     format!("{number} {thing}{plural}")
 }
 
+/// `512B`, `1.5GiB`.
+pub(super) fn bytes(number: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    let mut scaled: u128 = u128::from(number) * 10;
+    let mut unit = "B";
+    for name in UNITS {
+        if scaled < 10_240 {
+            break;
+        }
+        (scaled, unit) = (scaled / 1024, name);
+    }
+    match scaled % 10 {
+        0 => format!("{}{unit}", scaled / 10),
+        tenth => format!("{}.{tenth}{unit}", scaled / 10),
+    }
+}
+
 /// `offset 7`, `offsets 0..2`: the last is the last, not the one after it.
 pub(super) fn offsets(first: u64, count: u64) -> String {
     match count {
@@ -100,6 +117,20 @@ mod tests {
             milliseconds(std::time::Duration::from_micros(2310)),
             "2.310 ms"
         );
+    }
+
+    #[test]
+    fn sizes_have_one_digit_after_the_point_at_most() {
+        for (number, expected) in [
+            (0, "0B"),
+            (1023, "1023B"),
+            (1024, "1KiB"),
+            (1536, "1.5KiB"),
+            (1 << 30, "1GiB"),
+            (u64::MAX, "15.9EiB"),
+        ] {
+            assert_eq!(bytes(number), expected);
+        }
     }
 
     #[test]

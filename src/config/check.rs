@@ -19,6 +19,12 @@ const REQUEST_BYTES_LIMIT: u64 = 256 << 20;
 const SEGMENT_BYTES_LIMIT: u64 = 1 << 30;
 /// Below this the store reads the same block again and again.
 const CACHE_BYTES_MIN: u64 = 1 << 20;
+/// Below this the store flushes all the time.
+const MEMTABLE_BYTES_MIN: u64 = 1 << 20;
+/// Two of them are held in memory.
+const MEMTABLE_BYTES_LIMIT: u64 = 1 << 30;
+/// What is done more often than this is done all the time.
+const INTERVAL_MIN: Duration = Duration::from_millis(10);
 
 /// The checked settings; `raw` has its derived values.
 pub(super) fn config(raw: &Raw, layers: &Layers) -> Result<Config, Error> {
@@ -63,7 +69,12 @@ pub(super) fn config(raw: &Raw, layers: &Layers) -> Result<Config, Error> {
         fault_injection: raw.fault_injection,
         limits: raw.limits,
         wal_segment_bytes_max: ByteCount(raw.wal.segment_bytes_max),
+        wal_keep_bytes: ByteCount(raw.wal.keep_bytes),
         store_cache_bytes: ByteCount(raw.store.cache_bytes),
+        store_memtable_bytes: ByteCount(raw.store.memtable_bytes),
+        store_flush_interval: raw.store.flush_interval,
+        disk_reserve_bytes: ByteCount(raw.disk.reserve_bytes),
+        retention_interval: raw.retention.interval,
         log: telemetry::Options::new(&raw.log.filter, raw.log.format)
             .map_err(|error| error.to_string())
             .map_err(wrong("log.filter"))?,
@@ -141,6 +152,17 @@ fn time(raw: &Raw) -> Option<Problem> {
         );
         return Some(("election_timeout_max", problem));
     }
+    let intervals = [
+        ("store.flush_interval", raw.store.flush_interval),
+        ("retention.interval", raw.retention.interval),
+    ];
+    let often = intervals
+        .into_iter()
+        .find(|(_, interval)| *interval < INTERVAL_MIN);
+    if let Some((key, interval)) = often {
+        let problem = format!("{} is less than {}", text(interval), text(INTERVAL_MIN));
+        return Some((key, problem));
+    }
     raw.call_timeout.is_zero().then(|| {
         (
             "call_timeout",
@@ -184,6 +206,12 @@ fn size(raw: &Raw) -> Option<Problem> {
             request * 2
         );
         return Some(("wal.segment_bytes_max", problem));
+    }
+    let memtable = raw.store.memtable_bytes;
+    if !(MEMTABLE_BYTES_MIN..=MEMTABLE_BYTES_LIMIT).contains(&memtable) {
+        let problem =
+            format!("{memtable} is not between {MEMTABLE_BYTES_MIN} and {MEMTABLE_BYTES_LIMIT}");
+        return Some(("store.memtable_bytes", problem));
     }
     let cache = raw.store.cache_bytes;
     (cache < CACHE_BYTES_MIN).then(|| {

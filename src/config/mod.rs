@@ -62,8 +62,18 @@ pub struct Config {
     pub limits: Limits,
     /// The write-ahead log's files are this long.
     pub wal_segment_bytes_max: ByteCount,
+    /// What of the write-ahead log is kept for replicas that are behind.
+    pub wal_keep_bytes: ByteCount,
     /// Memory for blocks of the topic store that were read.
     pub store_cache_bytes: ByteCount,
+    /// Memory that gathers what is applied until it is flushed.
+    pub store_memtable_bytes: ByteCount,
+    /// How often what is applied is flushed at least.
+    pub store_flush_interval: Duration,
+    /// Free bytes of the disk below which nothing more is published. 0: no limit.
+    pub disk_reserve_bytes: ByteCount,
+    /// How often topics are looked at for what is too old or too much.
+    pub retention_interval: Duration,
     /// What is logged, and how.
     pub log: telemetry::Options,
     /// Every setting with its value and where that came from, in the order of [`SETTINGS`].

@@ -39,6 +39,8 @@ pub(super) struct Raw {
     pub(super) limits: Limits,
     pub(super) wal: Wal,
     pub(super) store: Store,
+    pub(super) disk: Disk,
+    pub(super) retention: Retention,
     pub(super) log: Log,
 }
 
@@ -46,12 +48,29 @@ pub(super) struct Raw {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Wal {
     pub(super) segment_bytes_max: u64,
+    pub(super) keep_bytes: u64,
 }
 
 /// The table `store`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Store {
     pub(super) cache_bytes: u64,
+    pub(super) memtable_bytes: u64,
+    #[serde(with = "humantime_serde")]
+    pub(super) flush_interval: Duration,
+}
+
+/// The table `disk`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Disk {
+    pub(super) reserve_bytes: u64,
+}
+
+/// The table `retention`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Retention {
+    #[serde(with = "humantime_serde")]
+    pub(super) interval: Duration,
 }
 
 /// The table `log`.
@@ -87,9 +106,18 @@ impl Default for Raw {
             limits: Limits::default(),
             wal: Wal {
                 segment_bytes_max: 64 << 20,
+                keep_bytes: 128 << 20,
             },
             store: Store {
                 cache_bytes: 16 << 20,
+                memtable_bytes: 32 << 20,
+                flush_interval: Duration::from_secs(5),
+            },
+            disk: Disk {
+                reserve_bytes: 256 << 20,
+            },
+            retention: Retention {
+                interval: Duration::from_secs(5),
             },
             log: Log {
                 filter: LOG_FILTER.to_owned(),

@@ -62,7 +62,7 @@ fn stem(key: &str) -> String {
     key.replace('.', "_")
 }
 
-/// A table of rows instead of 27 times three field names.
+/// A table of rows instead of a few dozen times three field names.
 macro_rules! settings {
     ($($key:literal $kind:ident $help:literal)*) => {
         /// Every setting of a peer, in the order of the file: tables last.
@@ -97,7 +97,12 @@ settings! {
     "limits.connections_max"      Number   "Connections that one peer holds at once."
     "limits.calls_max"            Number   "Calls that one peer works on at once."
     "wal.segment_bytes_max"       Number   "Bytes of one file of the write-ahead log."
+    "wal.keep_bytes"              Number   "Bytes of the write-ahead log that are kept for replicas that are behind; a replica behind these gets a snapshot."
     "store.cache_bytes"           Number   "Bytes of memory for blocks read from the topic store."
+    "store.memtable_bytes"        Number   "Bytes of memory that gather what is applied until it is flushed; two of them at most."
+    "store.flush_interval"        Duration "How often what is applied is flushed, when less has gathered."
+    "disk.reserve_bytes"          Number   "Free bytes of the disk below which nothing more is published; 0 looks at no limit."
+    "retention.interval"          Duration "How often topics are looked at for messages that are too old or too many."
     "log.filter"                  Text     "What is logged, such as info or info,cubecast::router=debug."
     "log.format"                  Text     "How it is logged: text or json."
 }

@@ -361,6 +361,13 @@ const NONSENSE: &[(&str, &str, &str)] = &[
     ),
     ("store.cache_bytes", "1", "1 is less than 1048576"),
     (
+        "store.memtable_bytes",
+        "1",
+        "1 is not between 1048576 and 1073741824",
+    ),
+    ("store.flush_interval", "1ms", "1ms is less than 10ms"),
+    ("retention.interval", "0s", "0s is less than 10ms"),
+    (
         "log.filter",
         "a=lowd",
         "log filter \"a=lowd\" cannot be read (error parsing level filter: expected one of \"off\", \"error\", \"warn\", \"info\", \"debug\", \"trace\", or a number 0-5); such as: info,cubecast::router=debug",

@@ -7,13 +7,17 @@ use openraft::async_runtime::WatchReceiver;
 use tracing::{debug, info, warn};
 
 use super::group::Group;
-use super::types::peer_of;
+use super::types::{incarnation_of, node_id, peer_of};
+use crate::types::{Incarnation, PeerId};
 
 /// How often the preferred leader of a group without one stands for election when it starts.
 const FIRST_ELECTION_INTERVAL: Duration = Duration::from_millis(150);
 
 /// How often a leader tries again to take in a standby.
 const STANDBY_INTERVAL: Duration = Duration::from_secs(1);
+/// All founders are in this incarnation. A peer in a later one has forgotten whether its group exists, and is let in by the others.
+const FOUNDERS: Incarnation = Incarnation(1);
+
 /// A group without a leader for this long is worth a word.
 const LEADERLESS_MAX: Duration = Duration::from_secs(10);
 
@@ -72,7 +76,8 @@ impl Group {
     /// The others do so only when it has not appeared for some time, one after the other.
     async fn begin(&self) {
         let options = &self.parts.options;
-        let Some(rank) = options.voters.iter().position(|voter| *voter == self.node) else {
+        let this = peer_of(self.node);
+        let Some(rank) = options.voters.iter().position(|voter| *voter == this) else {
             return;
         };
         let patience = options.election_timeout_max * u32::try_from(2 * rank).unwrap_or(u32::MAX);
@@ -83,24 +88,25 @@ impl Group {
         }
         while self.parts.leadership.borrow().leader.is_none() {
             match self.raft.is_initialized().await {
-                Ok(false) => self.found().await,
-                Ok(true) if rank == 0 => {
+                Ok(false) if self.is_founder() => self.found().await,
+                Ok(true) if rank == 0 && self.is_member() => {
                     // Only asks first, so that a replica whose log is behind disturbs nobody.
                     let _ = self.raft.trigger().elect(true).await;
                 }
-                Ok(true) | Err(_) => return,
+                Ok(_) | Err(_) => return,
             }
             tokio::time::sleep(FIRST_ELECTION_INTERVAL).await;
         }
     }
 
+    fn is_founder(&self) -> bool {
+        incarnation_of(self.node) == FOUNDERS
+    }
+
     async fn found(&self) {
-        let voters: std::collections::BTreeMap<u64, EmptyNode> = self
-            .parts
-            .options
-            .voters
-            .iter()
-            .map(|node| (*node, EmptyNode {}))
+        let voters = self.parts.options.voters.iter();
+        let voters: std::collections::BTreeMap<u64, EmptyNode> = voters
+            .map(|peer| (node_id(*peer, FOUNDERS), EmptyNode {}))
             .collect();
         match self.raft.initialize(voters).await {
             Ok(()) => info!(shard = %self.shard, "founded the group"),
@@ -109,20 +115,29 @@ impl Group {
         }
     }
 
-    /// The standbys that are not in the group yet.
-    fn missing_standbys(&self) -> Vec<u64> {
+    /// The standbys that are to be added: those that no life of is in the group, and that are not known to have begun anew. One that has asks to be let
+    /// in by itself, as all do when a peer leads that has begun anew itself.
+    fn missing_standbys(&self) -> Vec<PeerId> {
+        if !self.is_founder() {
+            return Vec::new();
+        }
         let metrics = self.raft.server_metrics().borrow_watched().clone();
+        let nodes = metrics.membership_config.membership().nodes();
+        let present: Vec<PeerId> = nodes.map(|(node, _)| peer_of(*node)).collect();
+        let is_known_anew = |peer: &PeerId| {
+            let known = self.parts.peers.acquaintance(*peer);
+            known.is_some_and(|known| known.incarnation > FOUNDERS)
+        };
         let standbys = self.parts.options.standbys.iter();
-        let missing = standbys.filter(|node| metrics.membership_config.get_node(node).is_none());
+        let missing = standbys.filter(|peer| !present.contains(peer) && !is_known_anew(peer));
         missing.copied().collect()
     }
 
     async fn add_standbys(&self) {
         for standby in self.missing_standbys() {
-            match self.raft.add_learner(standby, EmptyNode {}, false).await {
-                Ok(_) => {
-                    info!(shard = %self.shard, standby = peer_of(standby).0, "added the standby");
-                }
+            let node = node_id(standby, FOUNDERS);
+            match self.raft.add_learner(node, EmptyNode {}, false).await {
+                Ok(_) => info!(shard = %self.shard, %standby, "added the standby"),
                 Err(error) => {
                     debug!(shard = %self.shard, %error, "could not add the standby; trying again");
                 }

@@ -1,6 +1,8 @@
 //! One shard's Raft group on this peer.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,22 +12,28 @@ use openraft::{Instant as _, Raft, ReadPolicy, SnapshotPolicy};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
 
 use super::log::ShardLog;
-use super::machine::Machine;
+use super::machine::{Machine, blocking};
 use super::network::{Network, Progress};
+use super::receive::clear_staging;
+use super::snapshot::{Mark, Source};
 use super::status::Leadership;
 use super::types::{Proposal, Types, peer_of, position};
 use super::{Error, Options, Parts};
+use crate::env::disk::{Disk, Room};
+use crate::link::Peers;
 use crate::shard;
-use crate::types::{LogPosition, PeerId, Term, Vertex};
+use crate::types::{LogIndex, LogPosition, PeerId, Term, Vertex};
 use crate::wal::Bounds;
 
 /// Entries in one append to a follower; the log also limits its bytes.
 const APPEND_ENTRIES_MAX: u64 = 300;
 /// How long a follower that cannot be reached is left alone: short, because a peer that restarts is back within a second.
 const BACKOFF: &str = "10ms 20ms 40ms ...500ms";
+/// A snapshot is only a name here ([`super::snapshot`]); openraft takes note of it between two entries.
+const COMPACTION_MAX: Duration = Duration::from_secs(5);
 
 /// A cheap handle of a running group; dropping the last one does not stop it, [`Group::stop`] does.
 #[derive(Clone)]
@@ -41,6 +49,17 @@ pub(super) struct Running {
     pub(super) wal: Arc<dyn crate::wal::RaftLog>,
     pub(super) progress: Progress,
     pub(super) leadership: watch::Receiver<Leadership>,
+    pub(super) peers: Peers,
+    pub(super) source: Source,
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) staging: PathBuf,
+    pub(super) room: Arc<Room>,
+    /// Taken while a snapshot comes in, until it is installed.
+    pub(super) receiving: Arc<tokio::sync::Mutex<()>>,
+    /// Taken while a replica is let in.
+    pub(super) admission: tokio::sync::Mutex<()>,
+    /// The replica that this leader has allowed to drop what it holds.
+    pub(super) spared: Mutex<Option<u64>>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -49,36 +68,22 @@ impl Group {
     /// Starts the group from what is on disk.
     ///
     /// # Errors
-    /// [`Error::Start`] when the log or the store cannot be read, [`Error::Malformed`] when they hold what they should not.
+    /// [`Error::Gap`] when the log and the store do not fit together; [`Error::Start`] when the log or the store cannot be read,
+    /// [`Error::Malformed`] when they hold what they should not.
     pub async fn start(options: Options, parts: Parts) -> Result<Self, Error> {
-        let Parts {
-            shard,
-            wal,
-            peers,
-            machine,
-            mark,
-            observer,
-        } = parts;
-        let progress = Progress::new();
-        let network = Network {
-            shard,
-            node: options.node,
-            peers,
-            progress: progress.clone(),
-        };
-        check_store(shard, machine.applied(), &wal.bounds(shard))?;
-        let log = ShardLog::new(shard, Arc::clone(&wal));
-        let tasks = TaskTracker::new();
-        let machine = Machine::new((machine, mark), observer, log.durability(), tasks.token())?;
-        let config = Arc::new(raft_config(&options, shard)?);
+        let Parts { shard, machine, .. } = parts;
         let start = |source: &dyn std::fmt::Display| Error::Start {
             shard,
             reason: source.to_string(),
         };
-        let raft = Raft::new(options.node, config, network, log, machine)
-            .await
-            .map_err(|error| start(&error))?;
-
+        let config = Arc::new(raft_config(&options, shard)?);
+        let state = parts
+            .mark
+            .map(Mark::decode)
+            .transpose()?
+            .unwrap_or_default();
+        check_store(shard, &state, &parts.wal.bounds(shard))?;
+        clear_staging(&*parts.disk, &parts.staging, shard).map_err(|error| start(&error))?;
         let (sender, leadership) = watch::channel(Leadership {
             leader: None,
             term: Term(0),
@@ -86,15 +91,41 @@ impl Group {
         });
         let running = Running {
             options,
-            wal,
-            progress,
+            wal: parts.wal,
+            progress: Progress::new(),
             leadership,
-            tasks,
+            peers: parts.peers,
+            source: Source {
+                shard,
+                store: parts.store,
+            },
+            disk: parts.disk,
+            staging: parts.staging,
+            room: parts.room,
+            receiving: Arc::default(),
+            admission: tokio::sync::Mutex::default(),
+            spared: Mutex::default(),
+            tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         };
+        let node = running.options.node;
+        let network = Network {
+            shard,
+            node,
+            peers: running.peers.clone(),
+            progress: running.progress.clone(),
+        };
+        let log = ShardLog::new(shard, Arc::clone(&running.wal));
+        let alive = running.tasks.token();
+        let source = running.source.clone();
+        let durability = log.durability();
+        let machine = Machine::new((machine, state), parts.observer, source, durability, alive);
+        let raft = Raft::new(node, config, network, log, machine)
+            .await
+            .map_err(|error| start(&error))?;
         let group = Self {
             shard,
-            node: running.options.node,
+            node,
             raft,
             parts: Arc::new(running),
         };
@@ -127,7 +158,7 @@ impl Group {
         self.parts.tasks.wait().await;
     }
 
-    /// Waits until the group has failed, and says why: its log or its store could not be read or written. It takes part again after a restart.
+    /// Waits until the group has failed, and says why: its log or its store could not be read or written. Another group may then be started.
     pub async fn failed(&self) -> String {
         let metrics = self.raft.metrics();
         // They change with the term, the leader and the members, not with each entry, and end with the group's task.
@@ -191,7 +222,7 @@ impl Group {
         }
     }
 
-    fn not_leader(&self) -> Error {
+    pub(super) fn not_leader(&self) -> Error {
         let Leadership { leader, term, .. } = *self.parts.leadership.borrow();
         Error::NotLeader {
             shard: self.shard,
@@ -205,21 +236,68 @@ impl Group {
         self.parts.leadership.clone()
     }
 
-    /// The replicas that are known to have an entry on stable storage: at least a majority once it is committed and this replica led it there.
+    /// The peers whose replicas are known to have an entry on stable storage: at least a majority once it is committed and this replica led it there.
     pub fn holders(&self, entry: LogPosition) -> Vec<PeerId> {
+        let metrics = self.raft.server_metrics().borrow_watched().clone();
+        let membership = metrics.membership_config.membership();
         let mut holders = self.parts.progress.holders(entry);
+        // What an earlier life of a peer has stored is gone.
+        holders.retain(|node| membership.get_node(node).is_some());
         let durable = self.parts.wal.durable(self.shard);
         if durable.is_some_and(|durable| durable.index >= entry.index) {
             holders.push(self.node);
         }
+        let peers: BTreeSet<PeerId> = holders.into_iter().map(peer_of).collect();
+        let mut holders: Vec<PeerId> = peers.into_iter().collect();
         // In the order of the replica set: the owner first, then its neighbours in bit order.
         let options = &self.parts.options;
-        let rank = |node: &u64| {
+        let rank = |peer: &PeerId| {
             let mut set = options.voters.iter().chain(&options.standbys);
-            set.position(|member| member == node)
+            set.position(|member| member == peer)
         };
-        holders.sort_by_key(|node| rank(node).unwrap_or(usize::MAX));
-        holders.into_iter().map(peer_of).collect()
+        holders.sort_by_key(|peer| rank(peer).unwrap_or(usize::MAX));
+        holders
+    }
+
+    /// Lets the log go up to an entry, as far as a power cut cannot take back what was made of it. A follower that needs what is gone gets a snapshot.
+    pub async fn compact(&self, upto: LogIndex) {
+        let durable = match blocking(|| self.parts.source.freeze()) {
+            Ok(Some(snapshot)) => snapshot.meta.last_log_id,
+            Ok(None) => None,
+            Err(error) => {
+                warn!(shard = %self.shard, %error, "the store cannot tell how far it is durable; the log stays");
+                return;
+            }
+        };
+        let Some(durable) = durable else { return };
+        let wanted = durable.index.min(upto.0);
+        let purged = self.parts.wal.bounds(self.shard).purged;
+        if purged.is_some_and(|purged| purged.position.index.0 >= wanted) {
+            return;
+        }
+        if let Err(error) = self.purge(wanted).await {
+            debug!(shard = %self.shard, error, "the log stays for now");
+        }
+    }
+
+    async fn purge(&self, upto: u64) -> Result<(), String> {
+        let trigger = self.raft.trigger();
+        let has =
+            |snapshot: Option<super::types::LogId>| snapshot.is_some_and(|id| id.index >= upto);
+        let known = self.raft.data_metrics().borrow_watched().snapshot;
+        if !has(known) {
+            trigger
+                .snapshot()
+                .await
+                .map_err(|error| error.to_string())?;
+            let wait = self.raft.wait(Some(COMPACTION_MAX));
+            let taken = wait.metrics(|metrics| has(metrics.snapshot), "a snapshot");
+            taken.await.map_err(|error| error.to_string())?;
+        }
+        trigger
+            .purge_log(upto)
+            .await
+            .map_err(|error| error.to_string())
     }
 
     /// Changes whenever a follower has stored more.
@@ -229,24 +307,37 @@ impl Group {
 
     async fn tell_failure(self) {
         let why = self.failed().await;
-        error!(shard = %self.shard, why, "the shard failed on this peer and stays stopped until a restart");
+        error!(shard = %self.shard, why, "the group of the shard failed on this peer");
     }
 }
 
-/// The store follows the log. One that is ahead of it tells that the log lost its end, with entries that this peer said it had stored.
-fn check_store(shard: Vertex, applied: Option<LogPosition>, log: &Bounds) -> Result<(), Error> {
+/// The store follows the log. One that is ahead of it tells that the log lost its end, with entries that this peer said it had stored; one that is behind its
+/// beginning, that the store lost what the log was purged for. Only a snapshot takes the store ahead, until openraft has purged the log up to there.
+fn check_store(shard: Vertex, state: &Mark, log: &Bounds) -> Result<(), Error> {
+    let applied = state.applied.as_ref().map(position);
     let purged = log.purged.as_ref().map(|purged| purged.position);
     let last = log.last.or(purged);
-    match applied {
-        Some(applied) if last.is_none_or(|last| last.index < applied.index) => Err(Error::Start {
-            shard,
-            reason: format!(
-                "the store has applied entry {applied}, the write-ahead log ends with {}: the log has lost entries",
-                last.map_or_else(|| "none".to_owned(), |last| format!("entry {last}"))
-            ),
-        }),
-        _ => Ok(()),
+    let gap = |reason| Err(Error::Gap { shard, reason });
+    let tell = |position: Option<LogPosition>| {
+        position.map_or_else(|| "none".to_owned(), |position| format!("entry {position}"))
+    };
+    if purged.is_some_and(|purged| applied.is_none_or(|applied| applied.index < purged.index)) {
+        return gap(format!(
+            "the store has applied {}, the write-ahead log begins after {}: the store has lost entries",
+            tell(applied),
+            tell(purged)
+        ));
     }
+    let is_ahead =
+        applied.is_some_and(|applied| last.is_none_or(|last| last.index < applied.index));
+    if is_ahead && state.applied != state.installed {
+        return gap(format!(
+            "the store has applied {}, the write-ahead log ends with {}: the log has lost entries",
+            tell(applied),
+            tell(last)
+        ));
+    }
+    Ok(())
 }
 
 fn raft_config(options: &Options, shard: Vertex) -> Result<openraft::Config, Error> {
@@ -258,7 +349,7 @@ fn raft_config(options: &Options, shard: Vertex) -> Result<openraft::Config, Err
         election_timeout_max: millis(options.election_timeout_max),
         max_payload_entries: APPEND_ENTRIES_MAX,
         snapshot_policy: SnapshotPolicy::Never,
-        // No snapshots yet, so a follower that is far behind gets the log, however long.
+        // What is purged, and when, is decided in `Group::compact` only; a follower that is far behind gets the log as long as it is there.
         replication_lag_threshold: u64::MAX,
         max_in_snapshot_log_to_keep: u64::MAX,
         enable_pre_vote: Some(true),
@@ -274,8 +365,10 @@ fn raft_config(options: &Options, shard: Vertex) -> Result<openraft::Config, Err
 
 #[cfg(test)]
 mod tests {
+    use super::super::convert;
     use super::*;
-    use crate::types::LogIndex;
+    use crate::proto::peer::v1 as proto;
+    use crate::wal::Purged;
 
     fn entry(index: u64) -> LogPosition {
         LogPosition {
@@ -284,19 +377,55 @@ mod tests {
         }
     }
 
+    fn applied(index: u64, installed: Option<u64>) -> Mark {
+        let id = |index| {
+            convert::log_id_from_proto(&proto::LogId {
+                term: 1,
+                node: 1,
+                index,
+            })
+        };
+        Mark {
+            applied: Some(id(index)),
+            installed: installed.map(id),
+            ..Mark::default()
+        }
+    }
+
     #[test]
-    fn log_that_ends_before_its_store_is_refused() {
+    fn log_that_ends_before_its_store_is_damage() {
         let shard = "000".parse().unwrap();
         let log = |last| Bounds {
             last,
             ..Bounds::default()
         };
-        check_store(shard, None, &log(None)).unwrap();
-        check_store(shard, None, &log(Some(entry(2)))).unwrap();
-        check_store(shard, Some(entry(2)), &log(Some(entry(2)))).unwrap();
+        check_store(shard, &Mark::default(), &log(None)).unwrap();
+        check_store(shard, &Mark::default(), &log(Some(entry(2)))).unwrap();
+        check_store(shard, &applied(2, None), &log(Some(entry(2)))).unwrap();
         for lost in [None, Some(entry(1))] {
-            let error = check_store(shard, Some(entry(2)), &log(lost)).unwrap_err();
-            assert!(matches!(error, Error::Start { .. }), "{error}");
+            for installed in [None, Some(1)] {
+                let error = check_store(shard, &applied(2, installed), &log(lost)).unwrap_err();
+                assert!(matches!(error, Error::Gap { .. }), "{error}");
+            }
+            check_store(shard, &applied(2, Some(2)), &log(lost)).unwrap();
+        }
+    }
+
+    #[test]
+    fn store_that_ends_before_its_log_begins_is_damage() {
+        let shard = "000".parse().unwrap();
+        let log = Bounds {
+            last: Some(entry(9)),
+            purged: Some(Purged {
+                position: entry(5),
+                state: Bytes::new(),
+            }),
+            ..Bounds::default()
+        };
+        check_store(shard, &applied(5, None), &log).unwrap();
+        for lost in [Mark::default(), applied(4, None), applied(4, Some(4))] {
+            let error = check_store(shard, &lost, &log).unwrap_err();
+            assert!(matches!(error, Error::Gap { .. }), "{error}");
         }
     }
 }

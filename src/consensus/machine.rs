@@ -4,37 +4,53 @@
 //! entry is applied exactly once, however often the peer restarts. An entry is applied only when this peer has it on disk, although it may be
 //! committed before: a store ahead of its log could not be told from one whose log lost its end.
 
-use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use openraft::alias::{SnapshotMetaOf, SnapshotOf};
 use openraft::storage::{EntryResponder, RaftStateMachine};
-use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
-use prost::Message;
+use openraft::{EntryPayload, OptionalSend};
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio_util::task::task_tracker::TaskTrackerToken;
+use tracing::info;
 
-use super::convert;
 use super::log::Durability;
+use super::snapshot::{Builder, Mark, Snapshot, Source};
 use super::types::{LogId, Reply, StoredMembership, Types, position};
-use crate::proto::peer::v1 as proto;
-use crate::shard;
+use crate::shard::{self, is_barrier};
+use crate::store::Reader;
+use crate::types::LogPosition;
 
 /// Entries in one commit of the store. More would delay the first answer of a group, fewer cost a commit each.
 const GROUP_ENTRIES_MAX: usize = 256;
 
-/// Is told what each commit changed, in order. Must not block.
-pub type Observer = Arc<dyn Fn(&[shard::Event]) + Send + Sync>;
+/// What happened to a shard's state machine.
+pub enum Observed<'a> {
+    /// A commit changed this, in order.
+    Events(&'a [shard::Event]),
+    /// The state right after an entry that asked for it ([`shard::Command::Barrier`]), which the reader keeps as it was.
+    Frozen {
+        /// The entry.
+        position: LogPosition,
+        /// The state.
+        reader: Arc<dyn Reader>,
+    },
+    /// A snapshot begins to take the place of everything: until it has, readers may see some of both.
+    Installing,
+    /// A snapshot took the place of everything.
+    Installed,
+}
+
+/// Is told what happens, in order. Must not block.
+pub type Observer = Arc<dyn Fn(Observed<'_>) + Send + Sync>;
 
 /// A shard's state machine with what Raft needs to know of it.
 pub struct Machine {
     machine: shard::Machine,
     observer: Observer,
-    applied: Option<LogId>,
-    membership: StoredMembership,
+    state: Mark,
+    source: Source,
     log: Durability,
     /// The group has not stopped before this is dropped, and the store with it.
     _alive: TaskTrackerToken,
@@ -43,48 +59,20 @@ pub struct Machine {
 impl Machine {
     /// Takes over an opened state machine, with the mark that its store holds.
     pub(super) fn new(
-        (machine, mark): (shard::Machine, Option<Bytes>),
+        (machine, state): (shard::Machine, Mark),
         observer: Observer,
+        source: Source,
         log: Durability,
         alive: TaskTrackerToken,
-    ) -> Result<Self, super::Error> {
-        let mark = match mark {
-            Some(bytes) => {
-                proto::AppliedMark::decode(bytes).map_err(|_| super::Error::Malformed {
-                    field: "applied mark",
-                })?
-            }
-            None => proto::AppliedMark::default(),
-        };
-        let membership = match &mark.membership {
-            Some(membership) => convert::membership_from_proto(membership)?,
-            None => super::types::Membership::default(),
-        };
-        Ok(Self {
+    ) -> Self {
+        Self {
             machine,
             observer,
-            applied: mark.applied.as_ref().map(convert::log_id_from_proto),
-            membership: StoredMembership::new(
-                mark.membership_id.as_ref().map(convert::log_id_from_proto),
-                membership,
-            ),
+            state,
+            source,
             log,
             _alive: alive,
-        })
-    }
-
-    fn mark(&self) -> Bytes {
-        proto::AppliedMark {
-            applied: self.applied.as_ref().map(convert::log_id_to_proto),
-            membership_id: self
-                .membership
-                .log_id()
-                .as_ref()
-                .map(convert::log_id_to_proto),
-            membership: Some(convert::membership_to_proto(self.membership.membership())),
         }
-        .encode_to_vec()
-        .into()
     }
 
     async fn apply_group(&mut self, group: Vec<EntryResponder<Types>>) -> io::Result<()> {
@@ -94,11 +82,11 @@ impl Machine {
         let mut entries = Vec::with_capacity(group.len());
         let mut responders = Vec::with_capacity(group.len());
         for (entry, responder) in group {
-            self.applied = Some(entry.log_id);
+            self.state.applied = Some(entry.log_id);
             let command = match entry.payload {
                 EntryPayload::Normal(proposal) => Some(proposal.0),
                 EntryPayload::Membership(membership) => {
-                    self.membership = StoredMembership::new(Some(entry.log_id), membership);
+                    self.state.membership = StoredMembership::new(Some(entry.log_id), membership);
                     None
                 }
                 EntryPayload::Blank => None,
@@ -106,7 +94,7 @@ impl Machine {
             entries.push((position(&entry.log_id), command));
             responders.push(responder);
         }
-        let mark = self.mark();
+        let mark = self.state.encode();
         let machine = &mut self.machine;
         let applied = if machine.is_calm() {
             machine.apply(entries, mark)
@@ -114,7 +102,7 @@ impl Machine {
             blocking(|| machine.apply(entries, mark))
         };
         let applied = applied.map_err(io::Error::other)?;
-        (self.observer)(&applied.events);
+        (self.observer)(Observed::Events(&applied.events));
         for (outcome, responder) in applied.outcomes.into_iter().zip(responders) {
             if let Some(responder) = responder {
                 responder.send(Reply(outcome));
@@ -122,11 +110,28 @@ impl Machine {
         }
         Ok(())
     }
+
+    /// Lets the observer have the state as it is now: everything up to `position`, nothing after it.
+    fn freeze(&self, position: LogPosition) -> io::Result<()> {
+        let store = &self.source.store;
+        let frozen = blocking(|| {
+            store.checkpoint()?;
+            store.snapshot()
+        });
+        let reader = frozen.map_err(io::Error::other)?;
+        (self.observer)(Observed::Frozen { position, reader });
+        Ok(())
+    }
+}
+
+/// Whether an entry asks for the state right after it.
+fn asks_to_freeze((entry, _): &EntryResponder<Types>) -> bool {
+    matches!(&entry.payload, EntryPayload::Normal(proposal) if is_barrier(&proposal.0))
 }
 
 /// Runs what may sleep: a store that flushes too slowly lets its writers wait, all shards at once, and heartbeats must not wait with them. To
 /// hand the runtime's work to another thread cost 15 to 25 % of a publish's time, so it is done only while the store is not calm.
-fn blocking<T>(work: impl FnOnce() -> T) -> T {
+pub(super) fn blocking<T>(work: impl FnOnce() -> T) -> T {
     match Handle::current().runtime_flavor() {
         RuntimeFlavor::MultiThread => tokio::task::block_in_place(work),
         // There is no other thread that could go on.
@@ -135,58 +140,79 @@ fn blocking<T>(work: impl FnOnce() -> T) -> T {
 }
 
 impl RaftStateMachine<Types> for Machine {
-    type SnapshotData = Infallible;
-    type SnapshotBuilder = NoSnapshots;
+    type SnapshotData = Snapshot;
+    type SnapshotBuilder = Builder;
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
-        Ok((self.applied, self.membership.clone()))
+        Ok((self.state.applied, self.state.membership.clone()))
     }
 
     async fn apply<Strm>(&mut self, entries: Strm) -> Result<(), io::Error>
     where
         Strm: Stream<Item = Result<EntryResponder<Types>, io::Error>> + Unpin + OptionalSend,
     {
-        let mut groups = entries.ready_chunks(GROUP_ENTRIES_MAX);
-        while let Some(group) = groups.next().await {
-            self.apply_group(group.into_iter().collect::<Result<_, _>>()?)
-                .await?;
+        let mut ready = entries.ready_chunks(GROUP_ENTRIES_MAX);
+        while let Some(entries) = ready.next().await {
+            let mut group = Vec::with_capacity(entries.len());
+            for entry in entries {
+                let entry = entry?;
+                let barrier = asks_to_freeze(&entry).then(|| position(&entry.0.log_id));
+                group.push(entry);
+                if let Some(position) = barrier {
+                    self.apply_group(std::mem::take(&mut group)).await?;
+                    self.freeze(position)?;
+                }
+            }
+            if !group.is_empty() {
+                self.apply_group(group).await?;
+            }
         }
         Ok(())
     }
 
-    async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<NoSnapshots> {
-        None
+    async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<Builder> {
+        let shard = self.source.shard;
+        let is_possible = self.source.store.durable_mark(shard).is_some();
+        is_possible.then(|| Builder(self.source.clone()))
     }
 
-    async fn get_snapshot_builder(&mut self) -> NoSnapshots {
-        NoSnapshots
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        Builder(self.source.clone())
     }
 
     async fn install_snapshot(
         &mut self,
-        _meta: &SnapshotMetaOf<Types>,
-        snapshot: Infallible,
+        meta: &SnapshotMetaOf<Types>,
+        snapshot: Snapshot,
     ) -> Result<(), io::Error> {
-        match snapshot {}
+        let (Snapshot::Staged(staged), Some(last)) = (snapshot, meta.last_log_id) else {
+            return Err(io::Error::other(
+                "only what came from another replica can be installed",
+            ));
+        };
+        let state = Mark {
+            applied: Some(last),
+            membership: meta.last_membership.clone(),
+            installed: Some(last),
+        };
+        let (store, shard) = (Arc::clone(&self.source.store), self.source.shard);
+        let mark = (position(&last), state.encode());
+        (self.observer)(Observed::Installing);
+        let installed = tokio::task::spawn_blocking(move || {
+            let mut chunks = staged.chunks().map(|chunk| chunk.map_err(Into::into));
+            shard::Machine::install(shard, store, &mut chunks, mark)
+        });
+        let installed = installed.await.map_err(io::Error::other)?;
+        self.machine = installed.map_err(io::Error::other)?;
+        self.state = state;
+        info!(%shard, snapshot = %meta, "installed a snapshot");
+        (self.observer)(Observed::Installed);
+        Ok(())
     }
 
     async fn get_current_snapshot(
         &mut self,
-    ) -> Result<Option<SnapshotOf<Types, Infallible>>, io::Error> {
-        Ok(None)
-    }
-}
-
-/// Nothing builds a snapshot: the log is never purged in this version, so every follower can be brought up to date from it.
-pub struct NoSnapshots;
-
-impl RaftSnapshotBuilder<Types> for NoSnapshots {
-    type SnapshotData = Infallible;
-
-    async fn build_snapshot(&mut self) -> Result<SnapshotOf<Types, Infallible>, io::Error> {
-        Err(io::Error::new(
-            io::ErrorKind::Unsupported,
-            "this version keeps the whole log and builds no snapshots",
-        ))
+    ) -> Result<Option<SnapshotOf<Types, Snapshot>>, io::Error> {
+        blocking(|| self.source.freeze())
     }
 }

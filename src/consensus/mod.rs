@@ -7,44 +7,59 @@
 //! Raft: Ongaro and Ousterhout, "In Search of an Understandable Consensus Algorithm" (2014); pre-vote and ReadIndex: Ongaro's thesis,
 //! sections 9.6 and 6.4.
 
+mod admission;
 mod convert;
+mod error;
 mod founding;
 mod group;
+mod invite;
 mod log;
 mod machine;
 mod network;
 mod outbound;
+mod receive;
+mod send;
 mod serve;
+mod snapshot;
 mod status;
 mod types;
 
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::env::disk::{Disk, Room};
 use crate::link::Peers;
 use crate::shard;
-use crate::types::{PeerId, Term, Vertex};
+use crate::store::TopicStore;
+use crate::types::{PeerId, Vertex};
 use crate::wal::RaftLog;
 
+pub use admission::Admission;
+pub use error::Error;
 pub use group::Group;
-pub use machine::Observer;
-pub use network::{MESSAGE_BYTES_MAX, SHARD_KEY};
+pub use invite::{Answer, Greeting, Intent, InviteError, ask_admission, greet};
+pub use machine::{Observed, Observer};
+pub use network::{MESSAGE_BYTES_MAX, SHARD_KEY, TARGET_KEY};
 pub use status::{Leadership, Member, Role, Status};
-pub use types::{node_id, peer_of};
+pub use types::{incarnation_of, node_id, peer_of};
 
 /// How a group behaves.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Name of the cluster, for the log.
     pub cluster: String,
-    /// Raft id of this replica.
+    /// Raft id of this replica. Only a peer in its first incarnation founds a group.
     pub node: u64,
-    /// Raft ids of the first voters, the preferred leader first. Used only to found the group; afterwards the log says who votes.
-    pub voters: Vec<u64>,
-    /// Raft ids of the replicas that hold the log and do not vote.
-    pub standbys: Vec<u64>,
+    /// The peers that are to vote, the preferred leader first. Under which Raft ids they do the log says.
+    pub voters: Vec<PeerId>,
+    /// The peers that are to hold the log and not to vote.
+    pub standbys: Vec<PeerId>,
     /// How often a leader says that it lives.
     pub heartbeat_interval: Duration,
     /// A follower that hears nothing stands for election after a time between this …
@@ -65,53 +80,14 @@ pub struct Parts {
     pub machine: shard::Machine,
     /// What the shard's store remembers of the last commit.
     pub mark: Option<Bytes>,
-    /// Is told what each commit changed.
+    /// Is told what happens to the state machine.
     pub observer: Observer,
-}
-
-/// Why a group did not do what was asked.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
-    /// Another replica leads, or none does. The command was certainly not proposed.
-    #[error("shard {shard} is led by {leader:?} in term {term}, not by this peer")]
-    NotLeader {
-        /// The shard.
-        shard: Vertex,
-        /// The leader, when known and another peer.
-        leader: Option<PeerId>,
-        /// The greatest term seen.
-        term: Term,
-    },
-    /// No majority confirms that this replica still leads.
-    #[error("no majority of shard {shard} answers")]
-    NoQuorum {
-        /// The shard.
-        shard: Vertex,
-    },
-    /// Leadership was lost while the command was on its way: it may be applied or not.
-    #[error("leadership of shard {shard} was lost; whether the command is applied is not known")]
-    OutcomeUnknown {
-        /// The shard.
-        shard: Vertex,
-    },
-    /// The group is stopped.
-    #[error("shard {shard} is stopped on this peer")]
-    Stopped {
-        /// The shard.
-        shard: Vertex,
-    },
-    /// The group did not start.
-    #[error("shard {shard} did not start: {reason}")]
-    Start {
-        /// The shard.
-        shard: Vertex,
-        /// What openraft says.
-        reason: String,
-    },
-    /// A message lacks something, or holds what makes no sense there.
-    #[error("{field} is missing or makes no sense")]
-    Malformed {
-        /// The field.
-        field: &'static str,
-    },
+    /// The store below the state machine.
+    pub store: Arc<dyn TopicStore>,
+    /// Where the snapshots that come in are put down until they are whole.
+    pub disk: Arc<dyn Disk>,
+    /// The folder for them. It is made when it is missing, and nothing of this shard in it outlives a start.
+    pub staging: PathBuf,
+    /// How much room the disk has.
+    pub room: Arc<Room>,
 }

@@ -4,7 +4,6 @@
 //! them at the same time. Heartbeats are single calls: they must not wait behind entries.
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,12 +19,14 @@ use openraft::raft::{
 };
 use openraft::{EmptyNode, OptionalSend, RPCTypes};
 use tokio::sync::watch;
+use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
 
 use super::convert;
 use super::outbound::Outbound;
+use super::snapshot::Snapshot;
 use super::types::{Types, peer_of, position};
-use crate::link::Peers;
+use crate::link::{self, Peers};
 use crate::proto::peer::v1 as proto;
 use crate::proto::peer::v1::raft_service_client::RaftServiceClient;
 use crate::types::{LogPosition, Vertex};
@@ -35,6 +36,10 @@ pub const MESSAGE_BYTES_MAX: usize = 64 << 20;
 
 /// The metadata entry that names the shard of an append stream: the follower must know it before the first message comes.
 pub const SHARD_KEY: &str = "cubecast-shard";
+
+/// The metadata entry that names the Raft id that a call is for. The peer may live on under another one, and what that says must not be
+/// counted as said by the earlier one.
+pub const TARGET_KEY: &str = "cubecast-target";
 
 /// How far each follower has stored the log of one shard, as its own answers say.
 #[derive(Debug, Clone)]
@@ -108,7 +113,7 @@ impl Network {
                 .max_encoding_message_size(MESSAGE_BYTES_MAX)
         });
         Connection {
-            shard: self.shard.index(),
+            shard: self.shard,
             node: self.node,
             target,
             carrier,
@@ -133,9 +138,9 @@ impl RaftNetworkFactory<Types> for Network {
 
 /// The way to one replica.
 pub(super) struct Connection {
-    shard: u16,
+    pub(super) shard: Vertex,
     node: u64,
-    target: u64,
+    pub(super) target: u64,
     carrier: Carrier,
     /// `None` when the membership names a peer that the configuration does not know.
     client: Option<RaftServiceClient<Channel>>,
@@ -148,10 +153,24 @@ fn unreachable(error: impl ToString) -> RPCError<Types> {
 }
 
 impl Connection {
-    fn client(&self) -> Result<RaftServiceClient<Channel>, RPCError<Types>> {
+    pub(super) fn client(&self) -> Result<RaftServiceClient<Channel>, RPCError<Types>> {
         self.client
             .clone()
             .ok_or_else(|| unreachable("the configuration knows no such peer"))
+    }
+
+    /// A call that says who makes it, for which shard, and for which life of the other peer.
+    pub(super) fn request<T>(&self, message: T) -> tonic::Request<T> {
+        let mut request = self.peers.request(message);
+        let metadata = request.metadata_mut();
+        metadata.insert(SHARD_KEY, self.shard.index().into());
+        metadata.insert(TARGET_KEY, self.target.into());
+        request
+    }
+
+    /// Checks that the answer comes from the peer that was asked.
+    pub(super) fn recognise(&self, metadata: &MetadataMap) -> Result<(), link::Error> {
+        self.peers.recognise_answer(peer_of(self.target), metadata)
     }
 
     /// Waits for a call as long as openraft does.
@@ -179,7 +198,7 @@ impl Connection {
         option: RPCOption,
     ) -> Result<VoteResponse<Types>, RPCError<Types>> {
         let message = proto::VoteRequest {
-            shard: u32::from(self.shard),
+            shard: u32::from(self.shard.index()),
             vote: Some(convert::vote_to_proto(&request.vote)),
             last_log_id: request.last_log_id.as_ref().map(convert::log_id_to_proto),
             leadership_transfer: request.leadership_transfer,
@@ -187,15 +206,9 @@ impl Connection {
         };
         let mut client = self.client()?;
         let response = self
-            .within(
-                RPCTypes::Vote,
-                &option,
-                client.vote(self.peers.request(message)),
-            )
+            .within(RPCTypes::Vote, &option, client.vote(self.request(message)))
             .await?;
-        self.peers
-            .recognise_answer(peer_of(self.target), response.metadata())
-            .map_err(unreachable)?;
+        self.recognise(response.metadata()).map_err(unreachable)?;
         convert::vote_response_from_proto(response.get_ref()).map_err(unreachable)
     }
 
@@ -208,7 +221,7 @@ impl Connection {
     where
         S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
     {
-        let shard = self.shard;
+        let shard = self.shard.index();
         // After an error openraft makes its pause before it gives the next request. Were the peer called before that, one that cannot be
         // reached would be dialled again and again without any pause.
         let mut input = input.peekable();
@@ -218,13 +231,9 @@ impl Connection {
         let outbound =
             Outbound::new(input).map(move |request| convert::append_to_proto(shard, request));
         let mut client = self.client()?;
-        let mut request = self.peers.request(outbound);
-        request.metadata_mut().insert(SHARD_KEY, shard.into());
-        let call = client.append(request);
+        let call = client.append(self.request(outbound));
         let response = self.within(RPCTypes::AppendEntries, &option, call).await?;
-        self.peers
-            .recognise_answer(peer_of(self.target), response.metadata())
-            .map_err(unreachable)?;
+        self.recognise(response.metadata()).map_err(unreachable)?;
         Ok(Some(response.into_inner()))
     }
 }
@@ -236,7 +245,7 @@ enum Ballot {
 }
 
 impl RaftNetworkV2<Types> for Connection {
-    type SnapshotData = Infallible;
+    type SnapshotData = Snapshot;
 
     async fn append_entries(
         &mut self,
@@ -244,14 +253,12 @@ impl RaftNetworkV2<Types> for Connection {
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
         let message = proto::HeartbeatRequest {
-            append: Some(convert::append_to_proto(self.shard, rpc)),
+            append: Some(convert::append_to_proto(self.shard.index(), rpc)),
         };
         let mut client = self.client()?;
-        let call = client.heartbeat(self.peers.request(message));
+        let call = client.heartbeat(self.request(message));
         let response = self.within(RPCTypes::AppendEntries, &option, call).await?;
-        self.peers
-            .recognise_answer(peer_of(self.target), response.metadata())
-            .map_err(unreachable)?;
+        self.recognise(response.metadata()).map_err(unreachable)?;
         let answer = response
             .into_inner()
             .append
@@ -306,14 +313,23 @@ impl RaftNetworkV2<Types> for Connection {
         self.ask_vote(rpc, Ballot::Trial, option).await
     }
 
+    /// The time that openraft gives is not meant for a whole snapshot.
     async fn full_snapshot(
         &mut self,
-        _vote: VoteOf<Types>,
-        snapshot: SnapshotOf<Types, Infallible>,
-        _cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        vote: VoteOf<Types>,
+        snapshot: SnapshotOf<Types, Snapshot>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
-        match snapshot.snapshot {}
+        match snapshot.snapshot {
+            Snapshot::Frozen(reader) => {
+                self.send_snapshot(vote, &snapshot.meta, reader, cancel)
+                    .await
+            }
+            Snapshot::Staged(_) => Err(StreamingError::Unreachable(Unreachable::from_string(
+                "what has come in is not for others",
+            ))),
+        }
     }
 
     async fn transfer_leader(
@@ -322,17 +338,15 @@ impl RaftNetworkV2<Types> for Connection {
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<Types>, RPCError<Types>> {
         let message = proto::TransferLeaderRequest {
-            shard: u32::from(self.shard),
+            shard: u32::from(self.shard.index()),
             from_leader: Some(convert::vote_to_proto(request.from_leader())),
             to_node: *request.to_node_id(),
             last_log_id: request.last_log_id().map(convert::log_id_to_proto),
         };
         let mut client = self.client()?;
-        let call = client.transfer_leader(self.peers.request(message));
+        let call = client.transfer_leader(self.request(message));
         let response = self.within(RPCTypes::TransferLeader, &option, call).await?;
-        self.peers
-            .recognise_answer(peer_of(self.target), response.metadata())
-            .map_err(unreachable)?;
+        self.recognise(response.metadata()).map_err(unreachable)?;
         if response.get_ref().accepted {
             return Ok(Ok(()));
         }

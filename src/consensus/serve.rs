@@ -4,22 +4,54 @@
 
 use futures::{Stream, StreamExt};
 use openraft::raft::TransferLeaderRequest;
+use tokio::time::Instant;
 use tracing::warn;
 
 use super::group::Group;
+use super::invite::{ADMISSION_TIMEOUT, Answer, answer_to_proto, speaks_for_itself};
 use super::types::{LogId, Vote};
-use super::{Error, convert};
+use super::{Admission, Error, convert};
+use crate::env::disk::Level;
 use crate::proto::peer::v1 as proto;
+use crate::types::PeerId;
 
 impl Group {
-    /// Appends what a leader streams. Each answer is sent after the entries are on disk; the stream ends after the first that is not a success.
+    /// Whether a call is for this life of the replica. What another one is asked, this one must not answer.
+    ///
+    /// # Errors
+    /// [`Error::OtherLife`].
+    pub fn check_target(&self, target: u64) -> Result<(), Error> {
+        if target == self.node {
+            return Ok(());
+        }
+        Err(Error::OtherLife {
+            shard: self.shard,
+            node: self.node,
+            target,
+        })
+    }
+
+    /// Whether there is room for more of the log. A leader takes a follower that refuses for one that cannot be reached, and goes on with the others.
+    ///
+    /// # Errors
+    /// [`Error::NoRoom`].
+    pub fn check_room(&self) -> Result<(), Error> {
+        match self.parts.room.level() {
+            Level::Critical => Err(Error::NoRoom { shard: self.shard }),
+            Level::Ample | Level::Low => Ok(()),
+        }
+    }
+
+    /// Appends what a leader streams. Each answer is sent after the entries are on disk; the stream ends after the first that is not a success,
+    /// and when the disk is nearly full.
     pub fn append(
         &self,
         requests: impl Stream<Item = proto::AppendRequest> + Send + 'static,
     ) -> impl Stream<Item = Result<proto::AppendResponse, Error>> + Send + 'static {
-        let shard = self.shard;
+        let (shard, room) = (self.shard, std::sync::Arc::clone(&self.parts.room));
         // A message that does not parse ends the stream, as if the leader had stopped sending.
         let requests = requests
+            .take_while(move |_| std::future::ready(room.level() != Level::Critical))
             .map(convert::append_from_proto)
             .take_while(move |request| {
                 if let Err(error) = request {
@@ -39,11 +71,12 @@ impl Group {
     /// One append outside the stream: a heartbeat.
     ///
     /// # Errors
-    /// [`Error::Malformed`] or [`Error::Stopped`].
+    /// [`Error::Malformed`], [`Error::NoRoom`] or [`Error::Stopped`].
     pub async fn heartbeat(
         &self,
         request: proto::HeartbeatRequest,
     ) -> Result<proto::HeartbeatResponse, Error> {
+        self.check_room()?;
         let append = request.append.ok_or(Error::Malformed { field: "append" })?;
         let append = convert::append_from_proto(append)?;
         let previous = append.prev_log_id;
@@ -102,5 +135,30 @@ impl Group {
         Ok(proto::TransferLeaderResponse {
             accepted: answer.is_ok(),
         })
+    }
+
+    /// Answers a replica that asks to be let in, or whether it may go.
+    pub async fn answer_admission(
+        &self,
+        request: proto::AdmitRequest,
+        caller: PeerId,
+    ) -> proto::AdmitResponse {
+        let node = request.node;
+        let answer = if !speaks_for_itself(caller, node) {
+            Err(Error::NotAdmitted {
+                shard: self.shard,
+                node,
+                reason: "it is not the caller's".to_owned(),
+            })
+        } else if request.leaving {
+            self.can_spare(node).map(|()| Answer::MayLeave)
+        } else {
+            let deadline = Instant::now() + ADMISSION_TIMEOUT;
+            self.admit(node, deadline).await.map(|now| match now {
+                Admission::Member => Answer::Member,
+                Admission::CatchingUp => Answer::CatchingUp,
+            })
+        };
+        answer_to_proto(answer)
     }
 }

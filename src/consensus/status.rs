@@ -1,5 +1,7 @@
 //! What a replica knows of its group: who leads, who is in it, how far each is.
 
+use std::collections::BTreeMap;
+
 use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
 use tokio::sync::watch;
@@ -50,7 +52,7 @@ pub struct Status {
     pub committed: Option<LogIndex>,
     /// The last entry applied here.
     pub applied: Option<LogIndex>,
-    /// All replicas, this one included, in the order of their Raft ids.
+    /// All replicas, this one included, in the order of their peers. A peer that begins anew is there once, as it is now.
     pub replicas: Vec<Member>,
 }
 
@@ -71,14 +73,17 @@ impl Group {
         let metrics = self.raft.metrics().borrow_watched().clone();
         let membership = metrics.membership_config.membership();
         let voters: Vec<u64> = membership.voter_ids().collect();
-        let replicas = membership
-            .nodes()
-            .map(|(node, _)| Member {
-                peer: peer_of(*node),
+        let mut replicas: BTreeMap<PeerId, Member> = BTreeMap::new();
+        // Of the lives of one peer the later ones have greater ids.
+        for (node, _) in membership.nodes() {
+            let peer = peer_of(*node);
+            let member = Member {
+                peer,
                 is_voter: voters.contains(node),
                 stored: self.stored_index(*node),
-            })
-            .collect();
+            };
+            replicas.insert(peer, member);
+        }
         Status {
             role: if metrics.running_state.is_err() {
                 Role::Stopped
@@ -90,7 +95,7 @@ impl Group {
             last: metrics.last_log_index.map(LogIndex),
             committed: metrics.local_committed.map(|id| LogIndex(id.index)),
             applied: metrics.last_applied.map(|id| LogIndex(id.index)),
-            replicas,
+            replicas: replicas.into_values().collect(),
         }
     }
 

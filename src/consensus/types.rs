@@ -55,6 +55,11 @@ pub fn peer_of(node: u64) -> PeerId {
     PeerId(u16::try_from(node & 0xffff).unwrap_or(u16::MAX))
 }
 
+/// The incarnation in a Raft id.
+pub fn incarnation_of(node: u64) -> Incarnation {
+    Incarnation(u32::try_from(node >> 16).unwrap_or(u32::MAX))
+}
+
 pub(super) fn position(id: &LogId) -> LogPosition {
     LogPosition {
         term: Term(id.leader_id.term),
@@ -72,5 +77,6 @@ mod tests {
         let second = node_id(PeerId(7), Incarnation(2));
         assert_ne!(first, second);
         assert_eq!((peer_of(first), peer_of(second)), (PeerId(7), PeerId(7)));
+        assert_eq!(incarnation_of(second), Incarnation(2));
     }
 }

@@ -9,6 +9,9 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::types::ByteCount;
 
 /// Why a file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -98,7 +101,13 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// [`Error`] when the system refuses.
     fn remove(&self, path: &Path) -> Result<(), Error>;
 
-    /// Gives a file another name, instead of the file that had it.
+    /// Removes a directory with all that is in it.
+    ///
+    /// # Errors
+    /// [`Error`] when the system refuses; some of it may then be gone.
+    fn remove_directory(&self, path: &Path) -> Result<(), Error>;
+
+    /// Gives a file or a directory another name, instead of the file that had it.
     ///
     /// # Errors
     /// [`Error`] when the system refuses.
@@ -109,6 +118,20 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`Error`] when the system refuses; what is durable is then unknown.
     fn sync_directory(&self, path: &Path) -> Result<(), Error>;
+
+    /// Opens a file that is only to be read, also on a file system where nothing may be written.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when there is none; [`Error`] when the system refuses.
+    fn open_to_read(&self, path: &Path) -> Result<Arc<dyn File>, Error> {
+        self.open(path)
+    }
+
+    /// How many bytes more the file system of a directory takes from us.
+    ///
+    /// # Errors
+    /// [`Error`] when the system refuses.
+    fn free_bytes(&self, directory: &Path) -> Result<ByteCount, Error>;
 
     /// Takes the directory for one owner, by the file `lock` in it, until the value is dropped or the process ends.
     ///
@@ -175,6 +198,65 @@ impl Lock {
 impl fmt::Debug for Lock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Lock")
+    }
+}
+
+/// How near a disk is to being full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    /// At least the reserve is free.
+    Ample,
+    /// Less than the reserve is free.
+    Low,
+    /// Less than half of the reserve is free.
+    Critical,
+}
+
+/// What is left of a disk, as measured last. It is only a gauge: who measures and who refuses is for others to say.
+#[derive(Debug)]
+pub struct Room {
+    reserve: ByteCount,
+    /// Everything, before the first measurement.
+    free: AtomicU64,
+}
+
+impl Room {
+    /// A gauge that warns below this reserve; never when it is 0.
+    pub fn new(reserve: ByteCount) -> Self {
+        let free = AtomicU64::new(u64::MAX);
+        Self { reserve, free }
+    }
+
+    /// Looks how much is free where the directory is.
+    ///
+    /// # Errors
+    /// [`Error`] when the system refuses; the gauge then stays as it was.
+    pub fn measure(&self, disk: &dyn Disk, directory: &Path) -> Result<Level, Error> {
+        let free = disk.free_bytes(directory)?;
+        self.free.store(free.0, Ordering::Relaxed);
+        Ok(self.level())
+    }
+
+    /// How near the disk is to being full.
+    pub fn level(&self) -> Level {
+        let (free, reserve) = (self.free().0, self.reserve.0);
+        if free >= reserve {
+            Level::Ample
+        } else if free >= reserve / 2 {
+            Level::Low
+        } else {
+            Level::Critical
+        }
+    }
+
+    /// Bytes free, as measured last.
+    pub fn free(&self) -> ByteCount {
+        ByteCount(self.free.load(Ordering::Relaxed))
+    }
+
+    /// Below this many bytes it warns.
+    pub fn reserve(&self) -> ByteCount {
+        self.reserve
     }
 }
 
@@ -247,6 +329,10 @@ impl Disk for SystemDisk {
         fs::remove_file(path).map_err(|error| Error::new("remove", path, error))
     }
 
+    fn remove_directory(&self, path: &Path) -> Result<(), Error> {
+        fs::remove_dir_all(path).map_err(|error| Error::new("remove", path, error))
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> Result<(), Error> {
         fs::rename(from, to).map_err(|error| Error::new("rename", from, error))
     }
@@ -255,6 +341,19 @@ impl Disk for SystemDisk {
         fs::File::open(path)
             .and_then(|directory| directory.sync_all())
             .map_err(|error| Error::new("sync directory", path, error))
+    }
+
+    fn open_to_read(&self, path: &Path) -> Result<Arc<dyn File>, Error> {
+        fs::File::open(path)
+            .map(|file| Self::file(file, path))
+            .map_err(|error| Error::new("open", path, error))
+    }
+
+    fn free_bytes(&self, directory: &Path) -> Result<ByteCount, Error> {
+        let found = rustix::fs::statvfs(directory);
+        let found =
+            found.map_err(|error| Error::new("ask for the room at", directory, error.into()))?;
+        Ok(ByteCount(found.f_bavail.saturating_mul(found.f_frsize)))
     }
 
     fn lock(&self, directory: &Path) -> Result<Lock, Error> {
@@ -354,6 +453,33 @@ mod tests {
             SystemDisk.open(&deep.join("y")),
             Err(Error::NotFound { .. })
         ));
+    }
+
+    #[test]
+    fn gauge_tells_how_near_the_disk_is_to_being_full() {
+        use crate::env::faulty::FaultyDisk;
+        let disk = FaultyDisk::new(1);
+        let room = Room::new(ByteCount(100));
+        assert_eq!(room.level(), Level::Ample, "not measured yet");
+        let path = Path::new("/d/x");
+        disk.set_contents(path, &[0; 50]);
+        for (limit, level) in [
+            (150, Level::Ample),
+            (149, Level::Low),
+            (100, Level::Low),
+            (99, Level::Critical),
+            (10, Level::Critical),
+        ] {
+            disk.limit(limit);
+            assert_eq!(room.measure(&disk, path).unwrap(), level, "{limit}");
+            assert_eq!(room.free(), ByteCount(limit.saturating_sub(50)));
+        }
+        assert_eq!(
+            Room::new(ByteCount(0)).measure(&disk, path).unwrap(),
+            Level::Ample
+        );
+        let directory = tempfile::tempdir().unwrap();
+        assert!(SystemDisk.free_bytes(directory.path()).unwrap() > ByteCount(0));
     }
 
     #[test]

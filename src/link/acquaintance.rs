@@ -2,12 +2,13 @@
 //!
 //! A peer that comes back with an emptied directory has forgotten how it voted. Were it let in under its old Raft id, two leaders could be
 //! elected in one term (openraft, "node ids must not be reused"). So every peer remembers the directory of each other one, on disk and before
-//! it answers for the first time, and refuses to talk Raft with another.
+//! it answers for the first time, and talks Raft with another only when that comes with a greater incarnation, which is a part of the Raft id.
+//! It then never talks again with the directory before, whose disk may turn up once more.
 //!
 //! ```text
 //! cubecast acquaintances 1
-//! <peer> <directory, 32 hexadecimal digits>      one line for each peer
-//! crc32c <8 hexadecimal digits>                  of all lines above
+//! <peer> <directory, 32 hexadecimal digits> <incarnation>      one line for each peer
+//! crc32c <8 hexadecimal digits>                                of all lines above
 //! ```
 
 use std::collections::BTreeMap;
@@ -15,10 +16,10 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::env::disk::{self, Disk};
-use crate::types::PeerId;
+use crate::types::{Incarnation, PeerId};
 
 const HEADER: &str = "cubecast acquaintances 1\n";
 const FILE: &str = "acquaintances";
@@ -26,14 +27,23 @@ const FILE: &str = "acquaintances";
 /// A line for each of 2^12 peers; a longer file is not ours.
 const FILE_BYTES_MAX: u64 = 256 << 10;
 
+/// A peer as it was when it was last let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Acquaintance {
+    /// The directory it had.
+    pub directory: u128,
+    /// How often it had begun anew.
+    pub incarnation: Incarnation,
+}
+
 /// The peers that this one has met.
 #[derive(Debug)]
 pub struct Acquaintances {
     disk: Arc<dyn Disk>,
     directory: PathBuf,
-    known: RwLock<BTreeMap<PeerId, u128>>,
-    /// The directory with which each peer was refused last. Only configured peers come this far, so it is bounded.
-    refused: Mutex<BTreeMap<PeerId, u128>>,
+    known: RwLock<BTreeMap<PeerId, Acquaintance>>,
+    /// How each peer was when it was refused last. Only configured peers come this far, so it is bounded.
+    refused: Mutex<BTreeMap<PeerId, Acquaintance>>,
 }
 
 impl Acquaintances {
@@ -69,44 +79,57 @@ impl Acquaintances {
             .is_empty()
     }
 
-    /// Lets a peer in when it is new or has the directory that it had before. A new one is remembered on disk before this returns.
+    /// Lets a peer in when it is new, has the directory that it had before, or has begun anew under a greater incarnation. What is new about it
+    /// is remembered on disk before this returns.
     ///
     /// # Errors
-    /// [`Error::Forgetful`] when it has another directory, [`Error::Disk`] when it cannot be remembered.
-    pub fn meet(&self, peer: PeerId, directory: u128) -> Result<(), Error> {
-        if let Some(known) = self.known(peer) {
-            return self.judge(peer, known, directory);
+    /// [`Error::Forgetful`] when it has another directory or has fallen back, [`Error::Disk`] when it cannot be remembered.
+    pub fn meet(
+        &self,
+        peer: PeerId,
+        directory: u128,
+        incarnation: Incarnation,
+    ) -> Result<(), Error> {
+        let found = Acquaintance {
+            directory,
+            incarnation,
+        };
+        if self.known(peer) == Some(found) {
+            return Ok(());
         }
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = known.get(&peer) {
-            return self.judge(peer, *known, directory);
+        let mut all = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        match all.get(&peer).copied() {
+            Some(known) if known == found => return Ok(()),
+            Some(known) if known.incarnation < found.incarnation => {
+                info!(%peer, incarnation = %found.incarnation, "a peer began anew");
+            }
+            Some(known) => return Err(self.refuse(peer, known, found)),
+            None => {}
         }
-        let mut next = known.clone();
-        next.insert(peer, directory);
+        let mut next = all.clone();
+        next.insert(peer, found);
         self.save(&next)?;
-        *known = next;
+        *all = next;
         Ok(())
     }
 
-    fn known(&self, peer: PeerId) -> Option<u128> {
+    /// How a peer was when it was last let in; `None` when it never was.
+    pub fn known(&self, peer: PeerId) -> Option<Acquaintance> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         known.get(&peer).copied()
     }
 
-    /// Whether the directory is the known one. The first refusal of another one is worth a word; a peer asks again and again.
-    fn judge(&self, peer: PeerId, known: u128, found: u128) -> Result<(), Error> {
-        if known == found {
-            return Ok(());
-        }
+    /// The first refusal is worth a word; a peer asks again and again.
+    fn refuse(&self, peer: PeerId, known: Acquaintance, found: Acquaintance) -> Error {
         let error = Error::Forgetful { peer, known, found };
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         if refused.insert(peer, found) != Some(found) {
             warn!(%error, "refused a peer");
         }
-        Err(error)
+        error
     }
 
-    fn save(&self, known: &BTreeMap<PeerId, u128>) -> Result<(), disk::Error> {
+    fn save(&self, known: &BTreeMap<PeerId, Acquaintance>) -> Result<(), disk::Error> {
         let temporary = self.directory.join("acquaintances.new");
         match self.disk.remove(&temporary) {
             Ok(()) | Err(disk::Error::NotFound { .. }) => {}
@@ -120,26 +143,36 @@ impl Acquaintances {
     }
 }
 
-fn format(known: &BTreeMap<PeerId, u128>) -> String {
+fn format(known: &BTreeMap<PeerId, Acquaintance>) -> String {
     let mut text = HEADER.to_owned();
-    for (peer, directory) in known {
+    for (peer, known) in known {
         // Writing to a string does not fail.
-        let _ = writeln!(text, "{peer} {directory:032x}");
+        let _ = writeln!(
+            text,
+            "{peer} {:032x} {}",
+            known.directory, known.incarnation
+        );
     }
     let checksum = crc32c::crc32c(text.as_bytes());
     let _ = writeln!(text, "crc32c {checksum:08x}");
     text
 }
 
-fn parse(text: &[u8]) -> Option<BTreeMap<PeerId, u128>> {
+fn parse(text: &[u8]) -> Option<BTreeMap<PeerId, Acquaintance>> {
     let text = std::str::from_utf8(text).ok()?;
     let lines = text.strip_prefix(HEADER)?;
     let mut known = BTreeMap::new();
     for line in lines.lines().take_while(|line| !line.starts_with("crc32c")) {
-        let (peer, directory) = line.split_once(' ')?;
+        let mut words = line.split(' ');
+        let peer = PeerId(words.next()?.parse().ok()?);
+        let directory = u128::from_str_radix(words.next()?, 16).ok()?;
+        let incarnation = Incarnation(words.next()?.parse().ok()?);
         known.insert(
-            PeerId(peer.parse().ok()?),
-            u128::from_str_radix(directory, 16).ok()?,
+            peer,
+            Acquaintance {
+                directory,
+                incarnation,
+            },
         );
     }
     // Written again it must be the same to the letter, checksum and all.
@@ -149,21 +182,26 @@ fn parse(text: &[u8]) -> Option<BTreeMap<PeerId, u128>> {
 /// Why a peer is not let in, or the list cannot be kept.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The peer lost its disk.
+    /// The peer lost its disk, or an old disk of it turned up again.
     #[error(
-        "peer {peer} came back with another data directory ({found:032x}, it had {known:032x}): it has forgotten its votes and may not \
-         take part under its old identity"
+        "peer {peer} came back with data directory {:032x} in incarnation {}, but had {:032x} in incarnation {}: it has forgotten its votes \
+         and may not take part under this identity; stop it, empty its data directory and start it again, so that it begins anew \
+         under a greater incarnation",
+        found.directory, found.incarnation, known.directory, known.incarnation
     )]
     Forgetful {
         /// The peer.
         peer: PeerId,
-        /// The directory it had.
-        known: u128,
-        /// The directory it has.
-        found: u128,
+        /// How it was.
+        known: Acquaintance,
+        /// How it is.
+        found: Acquaintance,
     },
     /// The file is not as it was written.
-    #[error("{path} is damaged: its checksum does not match", path = path.display())]
+    #[error(
+        "{path} is damaged: its checksum does not match what it says; empty the data directory, and the peer comes back as a new one and is made \
+         again from the others", path = path.display()
+    )]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -182,30 +220,53 @@ mod tests {
         Acquaintances::open(Arc::new(SystemDisk), directory)
     }
 
+    const FIRST: Incarnation = Incarnation(1);
+
     #[test]
     fn peer_with_an_emptied_directory_is_refused_also_after_a_restart() {
         let directory = tempfile::tempdir().unwrap();
         let known = open(directory.path()).unwrap();
-        known.meet(PeerId(3), 7).unwrap();
-        known.meet(PeerId(3), 7).unwrap();
-        known.meet(PeerId(1), u128::MAX).unwrap();
+        known.meet(PeerId(3), 7, FIRST).unwrap();
+        known.meet(PeerId(3), 7, FIRST).unwrap();
+        known.meet(PeerId(1), u128::MAX, FIRST).unwrap();
         drop(known);
         let known = open(directory.path()).unwrap();
-        known.meet(PeerId(3), 7).unwrap();
-        assert!(matches!(
-            known.meet(PeerId(3), 8),
-            Err(Error::Forgetful {
-                known: 7,
-                found: 8,
-                ..
-            })
-        ));
+        known.meet(PeerId(3), 7, FIRST).unwrap();
+        let refused = known.meet(PeerId(3), 8, FIRST).unwrap_err();
+        assert!(matches!(refused, Error::Forgetful { .. }), "{refused}");
+        assert!(
+            refused.to_string().contains("empty its data directory"),
+            "{refused}"
+        );
+    }
+
+    #[test]
+    fn peer_that_begins_anew_is_let_in_and_its_earlier_life_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let known = open(directory.path()).unwrap();
+        known.meet(PeerId(3), 7, FIRST).unwrap();
+        known
+            .meet(PeerId(3), 8, Incarnation(1_700_000_000))
+            .unwrap();
+        drop(known);
+        let known = open(directory.path()).unwrap();
+        let now = Acquaintance {
+            directory: 8,
+            incarnation: Incarnation(1_700_000_000),
+        };
+        assert_eq!(known.known(PeerId(3)), Some(now));
+        known.meet(PeerId(3), 8, now.incarnation).unwrap();
+        for (directory, incarnation) in [(7, FIRST), (8, FIRST), (9, now.incarnation)] {
+            let refused = known.meet(PeerId(3), directory, incarnation).unwrap_err();
+            assert!(matches!(refused, Error::Forgetful { .. }), "{refused}");
+        }
     }
 
     #[test]
     fn every_flipped_bit_is_noticed() {
         let directory = tempfile::tempdir().unwrap();
-        open(directory.path()).unwrap().meet(PeerId(3), 7).unwrap();
+        let known = open(directory.path()).unwrap();
+        known.meet(PeerId(3), 7, FIRST).unwrap();
         let path = directory.path().join(FILE);
         let whole = std::fs::read(&path).unwrap();
         for position in 0..whole.len() {

@@ -1,15 +1,17 @@
 //! How peers tell each other who they are.
 //!
-//! Every call from peer to peer carries the cluster's name, the caller's number and the name of its data directory. This keeps two clusters,
-//! and a peer that lost its disk, from mixing by accident; it does not keep anyone out on purpose, which is what mutual TLS is for.
+//! Every call from peer to peer carries the cluster's name, the caller's number, the name of its data directory and how often the peer began
+//! anew. This keeps two clusters, and the lives of a peer that lost its disk, from mixing by accident; it does not keep anyone out on purpose,
+//! which is what mutual TLS is for.
 
 use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
 
-use crate::types::PeerId;
+use crate::types::{Incarnation, PeerId};
 
 const CLUSTER: &str = "cubecast-cluster";
 const PEER: &str = "cubecast-peer";
 const DIRECTORY: &str = "cubecast-directory";
+const INCARNATION: &str = "cubecast-incarnation";
 
 /// A peer as the others see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +22,8 @@ pub struct Identity {
     pub peer: PeerId,
     /// Drawn at random when the peer's data directory was made: an emptied directory has another.
     pub directory: u128,
+    /// Grows when the peer begins anew with another directory.
+    pub incarnation: Incarnation,
 }
 
 /// Who calls, as the call says.
@@ -29,6 +33,8 @@ pub struct Caller {
     pub peer: PeerId,
     /// The name of its data directory.
     pub directory: u128,
+    /// How often the peer began anew.
+    pub incarnation: Incarnation,
 }
 
 impl Identity {
@@ -38,6 +44,7 @@ impl Identity {
             (CLUSTER, self.cluster.clone()),
             (PEER, self.peer.to_string()),
             (DIRECTORY, format!("{:032x}", self.directory)),
+            (INCARNATION, self.incarnation.to_string()),
         ] {
             // The cluster's name is a checked `Name` and the others are digits, so each is a valid value.
             if let Ok(value) = value.parse::<MetadataValue<Ascii>>() {
@@ -69,9 +76,13 @@ impl Identity {
             .map_err(|_| IdentityError::Missing { key: PEER })?;
         let directory = u128::from_str_radix(text(DIRECTORY)?, 16)
             .map_err(|_| IdentityError::Missing { key: DIRECTORY })?;
+        let incarnation = text(INCARNATION)?
+            .parse()
+            .map_err(|_| IdentityError::Missing { key: INCARNATION })?;
         Ok(Caller {
             peer: PeerId(peer),
             directory,
+            incarnation: Incarnation(incarnation),
         })
     }
 }
@@ -104,6 +115,7 @@ mod tests {
             cluster: cluster.to_owned(),
             peer: PeerId(5),
             directory: 0xabc,
+            incarnation: Incarnation(2),
         }
     }
 
@@ -115,7 +127,8 @@ mod tests {
             identity("a").read(&metadata),
             Ok(Caller {
                 peer: PeerId(5),
-                directory: 0xabc
+                directory: 0xabc,
+                incarnation: Incarnation(2),
             })
         );
     }

@@ -8,14 +8,15 @@ mod identity;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::types::PeerId;
+use crate::types::{Incarnation, PeerId};
 
-pub use acquaintance::{Acquaintances, Error as AcquaintanceError};
+pub use acquaintance::{Acquaintance, Acquaintances, Error as AcquaintanceError};
 pub use identity::{Caller, Identity, IdentityError};
 
 /// How channels behave.
@@ -40,6 +41,8 @@ const CONNECTION_WINDOW_BYTES: u32 = 64 << 20;
 #[derive(Debug, Clone)]
 pub struct Peers {
     identity: Arc<Identity>,
+    /// The incarnation that the others are told now.
+    incarnation: Arc<AtomicU32>,
     acquaintances: Arc<Acquaintances>,
     channels: Arc<BTreeMap<PeerId, Channel>>,
 }
@@ -69,6 +72,7 @@ impl Peers {
         }
         Ok(Self {
             identity: Arc::new(options.identity.clone()),
+            incarnation: Arc::new(AtomicU32::new(options.identity.incarnation.0)),
             acquaintances,
             channels: Arc::new(channels),
         })
@@ -82,8 +86,13 @@ impl Peers {
     /// A request that says who sends it.
     pub fn request<T>(&self, message: T) -> tonic::Request<T> {
         let mut request = tonic::Request::new(message);
-        self.identity.write(request.metadata_mut());
+        self.introduce(request.metadata_mut());
         request
+    }
+
+    /// Says in a call, or in the answer to one, who sends it.
+    pub fn introduce(&self, metadata: &mut MetadataMap) {
+        self.identity().write(metadata);
     }
 
     /// Checks that a call, or the answer to one, comes from a peer of this cluster that still has the data directory it had before.
@@ -92,12 +101,27 @@ impl Peers {
     /// [`Error::Identity`] when it does not say who it is, [`Error::Stranger`] when the configuration knows no such other peer,
     /// [`Error::Acquaintance`] when it is not let in.
     pub fn recognise(&self, metadata: &MetadataMap) -> Result<Caller, Error> {
+        let caller = self.glimpse(metadata)?;
+        self.acquaintances
+            .meet(caller.peer, caller.directory, caller.incarnation)?;
+        Ok(caller)
+    }
+
+    /// Checks only that a call comes from another peer of this cluster, in whatever life. Good for telling it who it was, for nothing else.
+    ///
+    /// # Errors
+    /// [`Error::Identity`] when it does not say who it is, [`Error::Stranger`] when the configuration knows no such other peer.
+    pub fn glimpse(&self, metadata: &MetadataMap) -> Result<Caller, Error> {
         let caller = self.identity.read(metadata)?;
         if !self.channels.contains_key(&caller.peer) {
             return Err(Error::Stranger { peer: caller.peer });
         }
-        self.acquaintances.meet(caller.peer, caller.directory)?;
         Ok(caller)
+    }
+
+    /// How a peer was when it was last let in; `None` when it never was.
+    pub fn acquaintance(&self, peer: PeerId) -> Option<Acquaintance> {
+        self.acquaintances.known(peer)
     }
 
     /// Checks that an answer comes from the peer that was asked. Were another one behind its address, one disk would be counted as two.
@@ -112,9 +136,23 @@ impl Peers {
         self.recognise(metadata).map(|_| ())
     }
 
+    /// The other peers of the configuration.
+    pub fn others(&self) -> impl Iterator<Item = PeerId> + '_ {
+        self.channels.keys().copied()
+    }
+
     /// Who this peer is to the others.
-    pub fn identity(&self) -> &Identity {
-        &self.identity
+    pub fn identity(&self) -> Identity {
+        let incarnation = Incarnation(self.incarnation.load(Ordering::Relaxed));
+        Identity {
+            incarnation,
+            ..Identity::clone(&self.identity)
+        }
+    }
+
+    /// From now on the others are told this incarnation. It must be on this peer's disk already, and never goes back.
+    pub fn begin_anew(&self, incarnation: Incarnation) {
+        self.incarnation.fetch_max(incarnation.0, Ordering::Relaxed);
     }
 }
 
@@ -180,6 +218,7 @@ mod tests {
             cluster: "test".to_owned(),
             peer: PeerId(peer),
             directory: u128::from(peer),
+            incarnation: Incarnation(1),
         }
     }
 
@@ -214,6 +253,30 @@ mod tests {
             let error = peers.recognise(&said_by(stranger)).unwrap_err();
             assert!(matches!(error, Error::Stranger { .. }), "{error}");
         }
+    }
+
+    #[tokio::test]
+    async fn any_life_of_a_peer_may_ask_who_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let peers = peers(folder.path(), "http://127.0.0.1:1");
+        let said_by = |identity: Identity| {
+            let mut metadata = MetadataMap::new();
+            identity.write(&mut metadata);
+            metadata
+        };
+        peers.recognise(&said_by(identity(1))).unwrap();
+        let wiped = Identity {
+            directory: 99,
+            ..identity(1)
+        };
+        peers.recognise(&said_by(wiped.clone())).unwrap_err();
+        assert_eq!(peers.glimpse(&said_by(wiped)).unwrap().peer, PeerId(1));
+        peers.glimpse(&said_by(identity(3))).unwrap_err();
+        let known = peers.acquaintance(PeerId(1)).unwrap();
+        assert_eq!(known.directory, 1, "a glimpse is not remembered");
+        peers.begin_anew(Incarnation(5));
+        peers.begin_anew(Incarnation(4));
+        assert_eq!(peers.identity().incarnation, Incarnation(5));
     }
 
     #[tokio::test]

@@ -3,46 +3,47 @@
 //! Here, and nowhere else, is decided who works with whom: the disk under the log and the store, those under the replicas, the replicas under
 //! the calls, the calls behind the listener. It does no work of its own. Begin with [`Node::start`].
 
+mod aside;
+mod compose;
 mod directory;
+mod error;
+mod greeting;
+mod identity;
+pub mod inspect;
 mod server;
 mod storage;
+mod upkeep;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, info, warn};
+use tracing::{error, info, warn};
 
 use crate::broker::{self, Broker};
-use crate::cluster::{self, Cluster, Member};
+use crate::cluster::Cluster;
 use crate::config::Config;
-use crate::consensus;
 use crate::env::clock::{Clock, SystemClock};
+use crate::env::disk::{Disk, Level, Room};
 use crate::env::net::{self, Listener};
-use crate::link::{self, Peers};
-use crate::replica::{self, Replica, Replicas};
-use crate::store::{self, TopicStore};
-use crate::types::{ByteCount, Incarnation, PeerId, Vertex};
-use crate::wal;
-use crate::{cube, rpc};
+use crate::link::Peers;
+use crate::replica::Replicas;
+use crate::types::{ByteCount, PeerId};
+use crate::{rpc, store, wal};
+use greeting::Greeter;
+use storage::Storage;
 
 pub use directory::Error as DirectoryError;
+pub use error::{Error, Failure};
 
-/// Dialling a neighbour on any network that a cluster should span takes less.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// A frozen peer is noticed by its connections within one and a half times this.
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(2);
-/// A command has its batch and some hundred bytes around it.
-const COMMAND_OVERHEAD_BYTES: u64 = 4096;
-/// What belonged to deleted topics is removed in steps of this many rows, so that nothing else waits for long.
-const SWEEP_ROWS: usize = 1000;
-const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// Ports that are tried after a busy one.
 const NEXT_PORTS_MAX: u16 = 100;
+/// With less, the store's engine may have stopped for want of room: it writes files of up to 64 MiB when it merges.
+const ENGINE_ROOM_MIN: ByteCount = ByteCount(128 << 20);
 
 /// A running peer.
 pub struct Node {
@@ -50,7 +51,8 @@ pub struct Node {
     address: SocketAddr,
     replicas: Replicas,
     /// Kept until the end: while it lives, no other process can take the directory.
-    storage: storage::Storage,
+    storage: Storage,
+    failed: watch::Sender<Option<Arc<Failure>>>,
     stop: server::Stop,
     tasks: TaskTracker,
     api: rpc::Api,
@@ -68,56 +70,58 @@ impl Node {
             None => listen(&config)?,
         };
         let address = listener.address();
-        let opened = {
-            let config = config.clone();
-            tokio::task::spawn_blocking(move || storage::Storage::open(&config)).await
-        };
-        let storage = opened.map_err(|_| Error::Interrupted)??;
-        let cluster = Cluster::new(cluster_options(&config))?;
-        log_neighbours(&cluster);
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+        let storage = open(&config, &*clock).await?;
+        let cluster = Cluster::new(compose::cluster_options(&config))?;
+        compose::log_neighbours(&cluster);
         let peers = Peers::new(
-            &link_options(&config, storage.directory.id),
+            &compose::link_options(&config, &storage.directory),
             Arc::clone(&storage.acquaintances),
         )?;
-        let parts = replica::Parts {
-            wal: Arc::clone(&storage.wal),
-            store: Arc::clone(&storage.store),
-            peers: peers.clone(),
-        };
-        let incarnation = storage.directory.incarnation;
-        let replicas = start_replicas(&config, &cluster, incarnation, &parts).await?;
-
+        let replicas = compose::replicas(&config, &cluster, (&storage, &peers), &clock);
         let stop = server::Stop::default();
+        let drain = || stop.drain.clone();
+        let broker_clock = Arc::clone(&clock);
         let api = rpc::Api::new(rpc::Parts {
-            cluster,
+            cluster: cluster.clone(),
             replicas: replicas.clone(),
             peers: peers.clone(),
-            broker: Broker::new(broker::Options { clock: clock() }),
+            broker: Broker::new(broker::Options {
+                clock: Arc::new(move || broker_clock.now()),
+            }),
             limits: config.limits,
-            facts: facts(&config, (&storage, replicas.clone()), stop.drain.clone()),
+            facts: compose::facts(&config, &storage, drain(), &clock),
         });
         let health = rpc::Health::new().await;
         let switch = health.switch();
-        let raft = rpc::raft::service(replicas.clone(), peers);
+        let raft = rpc::raft::service(replicas.clone(), peers.clone());
         let routes = rpc::routes(&api, health, |routes| routes.add_service(raft))?;
         let options = server::Options {
             connections_max: config.limits.connections_max,
         };
         let tasks = TaskTracker::new();
         tasks.spawn(server::Server::new(listener, routes, options).run(stop.clone()));
-        tasks.spawn(sweep(Arc::clone(&storage.store), stop.drain.clone()));
+        // Only now: the other peers wait for this one's answer as it waits for theirs.
+        let greeter = Greeter {
+            directory: Arc::clone(&storage.directory),
+            cluster,
+            peers,
+            clock: Arc::clone(&clock),
+        };
+        tasks.spawn(greeter.run(drain()));
+        let upkeep = compose::upkeep(&config, &storage, (&replicas, &tasks), &clock);
+        tasks.spawn(upkeep.run(drain()));
         switch.serve().await;
-        tasks.spawn(tend_health(
-            replicas.clone(),
-            switch.clone(),
-            stop.drain.clone(),
-        ));
+        let failed = watch::Sender::new(None);
+        let watcher = FailureWatch::new(&storage, failed.clone(), switch.clone());
+        tasks.spawn(watcher.run(drain()));
         info!(peer = %config.peer, %address, "serving");
         Ok(Self {
             config,
             address,
             replicas,
             storage,
+            failed,
             stop,
             tasks,
             api,
@@ -140,7 +144,7 @@ impl Node {
         &self.replicas
     }
 
-    /// Waits until every shard of this peer has a leader; false when the deadline came first.
+    /// Waits until every replica of this peer serves and knows a leader; false when the deadline came first.
     pub async fn ready(&self, deadline: Instant) -> bool {
         for replica in self.replicas.all() {
             let mut leader = replica.leader();
@@ -152,9 +156,9 @@ impl Node {
         true
     }
 
-    /// Turns to why the peer cannot go on: its log could not be written. What it had acknowledged is on disk; it must be stopped.
-    pub fn failed(&self) -> watch::Receiver<Option<Arc<wal::Error>>> {
-        self.storage.wal.failed()
+    /// Turns to why the peer cannot go on: its disk could not be written. What it had acknowledged is on disk; it must be stopped.
+    pub fn failed(&self) -> watch::Receiver<Option<Arc<Failure>>> {
+        self.failed.subscribe()
     }
 
     /// Stops: takes no new connections, lets the calls that run finish for the grace time, leaves the shards, closes the log.
@@ -213,246 +217,81 @@ pub fn listen(config: &Config) -> Result<Listener, Error> {
     }
 }
 
-/// Members as the settings list them: peer `i` is the home of vertex `i`.
-fn cluster_options(config: &Config) -> cluster::Options {
-    let mut members = Vec::with_capacity(config.peers.len());
-    for (vertex, address) in config.dimension.vertices().zip(&config.peers) {
-        members.push(Member {
-            peer: PeerId(vertex.index()),
-            vertex,
-            address: address.clone(),
-        });
-    }
-    cluster::Options {
-        this: config.peer,
-        members,
-        dimension: config.dimension,
-        replication_factor: config.replication_factor.copies(),
-    }
+async fn open(config: &Config, clock: &dyn Clock) -> Result<Storage, Error> {
+    let (config, now) = (config.clone(), greeting::incarnation_at(clock));
+    let opened = tokio::task::spawn_blocking(move || Storage::open(&config, now)).await;
+    opened.map_err(|_| Error::Interrupted)?
 }
 
-fn link_options(config: &Config, directory: u128) -> link::Options {
-    let others = config
-        .peers
-        .iter()
-        .zip(0..)
-        .map(|(address, peer)| (PeerId(peer), address.clone()));
-    link::Options {
-        identity: link::Identity {
-            cluster: config.cluster.to_string(),
-            peer: config.peer,
-            directory,
-        },
-        addresses: others.filter(|(peer, _)| *peer != config.peer).collect(),
-        connect_timeout: CONNECT_TIMEOUT,
-        keep_alive_interval: KEEP_ALIVE_INTERVAL,
-    }
+/// Waits until the disk under the peer has failed, and lets everybody know. A replica that fails by itself is not for here: it begins again.
+struct FailureWatch {
+    wal: watch::Receiver<Option<Arc<wal::Error>>>,
+    store: watch::Receiver<Option<Arc<store::Error>>>,
+    lost_store: watch::Receiver<Option<String>>,
+    room: Arc<Room>,
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+    failed: watch::Sender<Option<Arc<Failure>>>,
+    health: rpc::HealthSwitch,
 }
 
-async fn start_replicas(
-    config: &Config,
-    cluster: &Cluster,
-    incarnation: Incarnation,
-    parts: &replica::Parts,
-) -> Result<Replicas, Error> {
-    let command_bytes_max = ByteCount(
-        config
-            .limits
-            .request_bytes_max
-            .saturating_add(COMMAND_OVERHEAD_BYTES),
-    );
-    let mine = config
-        .dimension
-        .vertices()
-        .filter(|shard| cluster.replicas(*shard).contains(&config.peer));
-    let mut replicas: Vec<Replica> = Vec::new();
-    for shard in mine {
-        let group = group_options(config, cluster, shard, incarnation);
-        let options = replica::Options { command_bytes_max };
-        match Replica::start(shard, group, parts, options).await {
-            Ok(replica) => replicas.push(replica),
-            Err(error) => {
-                for replica in replicas {
-                    replica.stop().await;
-                }
-                return Err(error.into());
-            }
+impl FailureWatch {
+    fn new(
+        storage: &Storage,
+        failed: watch::Sender<Option<Arc<Failure>>>,
+        health: rpc::HealthSwitch,
+    ) -> Self {
+        Self {
+            wal: storage.wal.failed(),
+            store: storage.store.failed(),
+            lost_store: storage.directory.lost_store(),
+            room: Arc::clone(&storage.room),
+            disk: Arc::clone(&storage.disk),
+            path: storage.directory.path.clone(),
+            failed,
+            health,
         }
     }
-    Ok(Replicas::new(replicas))
-}
 
-fn group_options(
-    config: &Config,
-    cluster: &Cluster,
-    shard: Vertex,
-    incarnation: Incarnation,
-) -> consensus::Options {
-    // All peers begin in their first incarnation; only this one knows that it may be in a later one.
-    let node = |peer: PeerId| {
-        let incarnation = if peer == config.peer {
-            incarnation
-        } else {
-            Incarnation(1)
-        };
-        consensus::node_id(peer, incarnation)
-    };
-    let set = cluster.replica_vertices(shard);
-    consensus::Options {
-        cluster: config.cluster.to_string(),
-        node: node(config.peer),
-        voters: set
-            .voters()
-            .map(|vertex| node(cluster.home(vertex)))
-            .collect(),
-        standbys: set
-            .standbys()
-            .map(|vertex| node(cluster.home(vertex)))
-            .collect(),
-        heartbeat_interval: config.heartbeat_interval,
-        election_timeout_min: config.election_timeout_min,
-        election_timeout_max: config.election_timeout_max,
-    }
-}
-
-fn log_neighbours(cluster: &Cluster) {
-    if let Some(vertex) = cluster.vertex_of(cluster.this()) {
-        let neighbours: Vec<String> = cube::neighbours(vertex)
-            .map(|neighbour| neighbour.to_string())
-            .collect();
-        info!(%vertex, neighbours = %neighbours.join(", "), "took its place on the cube");
-    }
-}
-
-fn clock() -> broker::Clock {
-    let clock = SystemClock::default();
-    Arc::new(move || clock.now())
-}
-
-/// What the peer tells of itself when asked.
-fn facts(
-    config: &Config,
-    (storage, replicas): (&storage::Storage, Replicas),
-    stop: CancellationToken,
-) -> rpc::Facts {
-    let (store, wal) = (Arc::clone(&storage.store), Arc::clone(&storage.wal));
-    let (failed, clock) = (wal.failed(), clock());
-    let now = {
-        let clock = Arc::clone(&clock);
-        move || {
-            let log = wal.figures();
-            rpc::Now {
-                at: clock(),
-                is_ready: !stop.is_cancelled(),
-                is_draining: stop.is_cancelled(),
-                wal_bytes: log.bytes.0,
-                wal_segments: log.segments,
-                wal_syncs: log.syncs,
-                store_bytes: store.figures().map_or(0, |figures| figures.disk_bytes.0),
-                has_failed: failed.borrow().is_some() || has_stopped(&replicas),
-                ..rpc::Now::default()
-            }
-        }
-    };
-    rpc::Facts {
-        cluster: config.cluster.to_string(),
-        version: env!("CARGO_PKG_VERSION"),
-        started: clock(),
-        incarnation: storage.directory.incarnation,
-        has_fault_injection: config.fault_injection,
-        trace_seed: storage::random_id(),
-        now: Arc::new(now),
-    }
-}
-
-/// Whether a replica takes no part any more.
-fn has_stopped(replicas: &Replicas) -> bool {
-    let mut all = replicas.all().into_iter();
-    all.any(|replica| replica.status().role == consensus::Role::Stopped)
-}
-
-/// Tells probes when a replica has failed: only a restart brings it back.
-async fn tend_health(replicas: Replicas, health: rpc::HealthSwitch, stop: CancellationToken) {
-    let all = replicas.all();
-    let failures = all.iter().map(|replica| Box::pin(replica.failed()));
-    tokio::select! {
-        () = stop.cancelled() => {}
-        _ = futures::future::select_all(failures) => health.stop().await,
-    }
-}
-
-/// Removes what belonged to deleted topics, a little at a time.
-async fn sweep(store: Arc<dyn TopicStore>, stop: CancellationToken) {
-    loop {
-        let swept = {
-            let store = Arc::clone(&store);
-            tokio::task::spawn_blocking(move || store.sweep(SWEEP_ROWS)).await
-        };
-        match swept {
-            Ok(Ok(0)) | Err(_) => {}
-            Ok(Ok(rows)) => debug!(rows, "swept what belonged to deleted topics"),
-            Ok(Err(error)) => {
-                warn!(%error, "could not sweep what belonged to deleted topics; trying again")
-            }
-        }
-        tokio::select! {
+    async fn run(mut self, stop: CancellationToken) {
+        let failure = tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(SWEEP_INTERVAL) => {}
+            Ok(why) = self.wal.wait_for(Option::is_some) => why.clone().map(Failure::Wal),
+            Ok(why) = self.store.wait_for(Option::is_some) => why.clone().map(Failure::Store),
+            Ok(why) = self.lost_store.wait_for(Option::is_some) => why.clone().map(Failure::LostStore),
+            else => return,
+        };
+        let Some(failure) = failure else { return };
+        error!(why = %failure, "the peer cannot go on and is to be stopped");
+        self.health.stop().await;
+        let is_damaged = match &failure {
+            Failure::Wal(_) => false,
+            Failure::Store(why) => storage::is_damage(why),
+            Failure::LostStore(_) => true,
+        };
+        if is_damaged {
+            self.note_damage().await;
+        }
+        self.failed.send_replace(Some(Arc::new(failure)));
+    }
+
+    /// Sees to it that the next start does not meet the same damage. An engine that ran out of room stops itself as one that met damage does, and without
+    /// a word of it; such a store is not given up.
+    async fn note_damage(&self) {
+        let (room, disk, path) = (
+            Arc::clone(&self.room),
+            Arc::clone(&self.disk),
+            self.path.clone(),
+        );
+        let note = move || {
+            storage::measure(&room, &*disk, &path);
+            if room.level() != Level::Ample || room.free() < ENGINE_ROOM_MIN {
+                return Ok(());
+            }
+            storage::note_damaged_store(&*disk, &path)
+        };
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(note).await {
+            warn!(%error, "could not note that the store is damaged");
         }
     }
-}
-
-/// Why a peer does not start.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The port is taken.
-    #[error("port {port} on {ip} is in use by another process; stop it, choose another port, or set next_free_port", port = address.port(), ip = address.ip())]
-    PortBusy {
-        /// Where it should listen.
-        address: SocketAddr,
-    },
-    /// It cannot listen.
-    #[error(transparent)]
-    Listen(#[from] net::Error),
-    /// The data directory cannot be used.
-    #[error(transparent)]
-    Directory(#[from] DirectoryError),
-    /// The write-ahead log cannot be opened.
-    #[error(transparent)]
-    Wal(#[from] wal::Error),
-    /// The write-ahead log is gone, the rest of the directory is not.
-    #[error(
-        "the write-ahead log {path} is missing, but other peers know this one: it has lost its votes and what it had stored, so it may not \
-         start under its old identity", path = path.display()
-    )]
-    LogMissing {
-        /// Where it should be.
-        path: std::path::PathBuf,
-    },
-    /// The topic store cannot be opened.
-    #[error("the topic store of peer {peer} cannot be opened: {source}")]
-    Store {
-        /// The peer.
-        peer: PeerId,
-        /// Why.
-        source: store::Error,
-    },
-    /// The list of peers is not right.
-    #[error(transparent)]
-    Link(#[from] link::Error),
-    /// The file of known peers is not right.
-    #[error(transparent)]
-    Acquaintance(#[from] link::AcquaintanceError),
-    /// The members make no cluster.
-    #[error(transparent)]
-    Cluster(#[from] cluster::Error),
-    /// A shard does not start.
-    #[error(transparent)]
-    Replica(#[from] replica::Error),
-    /// The services cannot be set up.
-    #[error(transparent)]
-    Rpc(#[from] rpc::Error),
-    /// The process ends while the peer starts.
-    #[error("interrupted while the disk was opened")]
-    Interrupted,
 }

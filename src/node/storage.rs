@@ -1,56 +1,77 @@
 //! Opens what a peer keeps on disk.
+//!
+//! What is damaged as a whole is moved aside, and the peer goes on without it: the log, and then every replica begins anew; or the store, which each
+//! shard then lacks. What each shard can do with what is left is found by the life of its replica (`replica/life.rs`). A directory that is
+//! somebody else's, or that nobody knows whose it is, is refused.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
-use tracing::warn;
+use tracing::{error, warn};
 
-use super::{Error, directory};
+use super::Error;
+use super::aside::move_aside;
+use super::directory::Directory;
+use super::identity::Owner;
 use crate::config::Config;
-use crate::env::disk::{self, Disk, LOCK_FILE, SystemDisk};
+use crate::env::disk::{self, Disk, LOCK_FILE, Room, SystemDisk};
 use crate::env::entropy::{Entropy, SystemEntropy};
 use crate::link::Acquaintances;
 use crate::store::{self, FjallStore, TopicStore};
-use crate::types::{Name, PeerId};
+use crate::types::{Incarnation, Name};
 use crate::wal::{self, RaftLog, Wal};
+
+const LOG: &str = "wal";
+const STORE: &str = "store";
+/// A file that says that the store is to be moved aside at the next start.
+const STORE_NOTE: &str = "store.damaged";
+const STAGING: &str = "incoming";
 
 /// A peer's disk, opened.
 pub(super) struct Storage {
-    pub(super) directory: directory::Directory,
+    pub(super) directory: Arc<Directory>,
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) room: Arc<Room>,
     pub(super) wal: Arc<dyn RaftLog>,
     pub(super) store: Arc<dyn TopicStore>,
     pub(super) acquaintances: Arc<Acquaintances>,
 }
 
 impl Storage {
-    /// Takes the peer's directory and reads the log and the store. Blocks: call it where that is allowed.
-    pub(super) fn open(config: &Config) -> Result<Self, Error> {
+    /// Takes the peer's directory and reads the log and the store. `now` is the incarnation that a peer would get that begins anew now. Blocks:
+    /// call it where that is allowed.
+    pub(super) fn open(config: &Config, now: Incarnation) -> Result<Self, Error> {
         let disk: Arc<dyn Disk> = Arc::new(SystemDisk);
-        let owner = directory::Owner {
+        let owner = Owner {
             cluster: config.cluster.clone(),
             dimension: config.dimension,
             peer: config.peer,
         };
-        let directory = directory::Directory::open(&disk, &config.peer_dir(), &owner, random_id())?;
-        let identity = wal::Identity {
-            cluster: cluster_id(&config.cluster),
-            peer: config.peer,
-            incarnation: directory.incarnation,
-        };
+        let directory = Directory::open(&disk, &config.peer_dir(), &owner, random_id())?;
         let acquaintances = Arc::new(Acquaintances::open(Arc::clone(&disk), &directory.path)?);
-        let wal_path = directory.path.join("wal");
-        if !acquaintances.is_empty() {
-            check_log(&*disk, &wal_path)?;
-        }
-        let wal = open_wal(Arc::clone(&disk), wal_path, identity, config)?;
-        let store = open_store(&directory.path.join("store"), config.peer, config)?;
+        let room = Arc::new(Room::new(config.disk_reserve_bytes));
+        measure(&room, &*disk, &directory.path);
+        let opening = Opening {
+            config,
+            directory: &directory,
+            disk: &disk,
+        };
+        let wal = opening.log(now)?;
+        let store = opening.store()?;
         Ok(Self {
-            directory,
+            directory: Arc::new(directory),
+            disk,
+            room,
             wal,
             store,
             acquaintances,
         })
+    }
+
+    /// Where snapshots that come in are put down.
+    pub(super) fn staging(&self) -> PathBuf {
+        self.directory.path.join(STAGING)
     }
 
     /// Closes the log and flushes the store, then lets the directory go. Blocks.
@@ -63,41 +84,161 @@ impl Storage {
     }
 }
 
-/// A peer that others know has a log. Without it, it has forgotten its votes as one with an emptied directory has, but nobody would notice.
-fn check_log(disk: &dyn Disk, path: &Path) -> Result<(), Error> {
-    let is_there = match disk.list(path) {
-        Ok(names) => names.iter().any(|name| name != LOCK_FILE),
-        Err(disk::Error::NotFound { .. }) => false,
-        Err(error) => return Err(wal::Error::from(error).into()),
-    };
-    let path = path.to_owned();
-    if is_there {
-        Ok(())
-    } else {
-        Err(Error::LogMissing { path })
+/// Looks how much room there is.
+pub(super) fn measure(room: &Room, disk: &dyn Disk, directory: &Path) {
+    if let Err(error) = room.measure(disk, directory) {
+        warn!(%error, "could not tell how much room the disk has");
     }
 }
 
-fn open_wal(
-    disk: Arc<dyn Disk>,
-    path: PathBuf,
-    identity: wal::Identity,
-    config: &Config,
-) -> Result<Arc<dyn RaftLog>, Error> {
-    let options = wal::Options {
-        segment_bytes: config.wal_segment_bytes_max,
-        ..wal::Options::new(path, identity)
-    };
-    Ok(Arc::new(Wal::open(options, disk, Arc::new(SystemEntropy))?))
+/// Notes that the store is to be moved aside at the next start, or the peer would meet the same damage again and again. Blocks.
+pub(super) fn note_damaged_store(disk: &dyn Disk, directory: &Path) -> Result<(), disk::Error> {
+    match disk.create(&directory.join(STORE_NOTE)) {
+        Ok(file) => file.sync_all()?,
+        Err(disk::Error::Exists { .. }) => {}
+        Err(error) => return Err(error),
+    }
+    disk.sync_directory(directory)
 }
 
-fn open_store(path: &Path, peer: PeerId, config: &Config) -> Result<Arc<dyn TopicStore>, Error> {
-    let options = store::Options {
-        cache_bytes: config.store_cache_bytes,
-        ..store::Options::default()
-    };
-    let store = FjallStore::open(path, options).map_err(|source| Error::Store { peer, source })?;
-    Ok(Arc::new(store))
+/// What the parts of the disk are opened with.
+struct Opening<'a> {
+    config: &'a Config,
+    directory: &'a Directory,
+    disk: &'a Arc<dyn Disk>,
+}
+
+impl Opening<'_> {
+    /// Opens the log. One that is lost or damaged is moved aside, and the peer begins anew with an empty one.
+    fn log(&self, now: Incarnation) -> Result<Arc<dyn RaftLog>, Error> {
+        let path = self.directory.path.join(LOG);
+        // Who is somebody has a log. Without it, it has forgotten its votes as one with an emptied directory has, but nobody would notice.
+        let is_missing =
+            self.directory.incarnation() != Incarnation(0) && !has_log(&**self.disk, &path)?;
+        let why = if is_missing {
+            format!("{} is missing", path.display())
+        } else {
+            match self.try_log(&path) {
+                Err(error) if is_lost(&error) => error.to_string(),
+                opened => return Ok(opened?),
+            }
+        };
+        error!(
+            why,
+            "the write-ahead log is not whole: the peer begins anew with an empty one, and its replicas are made again from the other peers"
+        );
+        self.aside(LOG)?;
+        self.directory.lose_log(now).map_err(wal::Error::from)?;
+        Ok(self.try_log(&path)?)
+    }
+
+    fn try_log(&self, path: &Path) -> Result<Arc<dyn RaftLog>, wal::Error> {
+        let identity = wal::Identity {
+            cluster: cluster_id(&self.config.cluster),
+            peer: self.config.peer,
+            incarnation: Incarnation(self.directory.log()),
+        };
+        let options = wal::Options {
+            segment_bytes: self.config.wal_segment_bytes_max,
+            ..wal::Options::new(path.to_owned(), identity)
+        };
+        let wal = Wal::open(options, Arc::clone(self.disk), Arc::new(SystemEntropy))?;
+        Ok(Arc::new(wal))
+    }
+
+    /// Opens the store. One that does not open is moved aside; the shards find that they lack it.
+    fn store(&self) -> Result<Arc<dyn TopicStore>, Error> {
+        let (path, note) = (
+            self.directory.path.join(STORE),
+            self.directory.path.join(STORE_NOTE),
+        );
+        let unusable = |source| Error::from(wal::Error::Disk(source));
+        match self.disk.open_to_read(&note) {
+            Ok(_) => {
+                self.aside(STORE)?;
+                self.disk.remove(&note).map_err(unusable)?;
+            }
+            Err(disk::Error::NotFound { .. }) => {}
+            Err(error) => return Err(unusable(error)),
+        }
+        let peer = self.config.peer;
+        let failed = |source| Error::Store { peer, source };
+        match self.try_store(&path) {
+            Err(error) if is_damage(&error) => {
+                error!(
+                    why = %chain(&error),
+                    "the topic store does not open: it is made again from the log and from the other peers"
+                );
+                self.aside(STORE)?;
+                self.try_store(&path).map_err(failed)
+            }
+            opened => opened.map_err(failed),
+        }
+    }
+
+    fn try_store(&self, path: &Path) -> Result<Arc<dyn TopicStore>, store::Error> {
+        let options = store::Options {
+            cache_bytes: self.config.store_cache_bytes,
+            memtable_bytes: self.config.store_memtable_bytes,
+            ..store::Options::default()
+        };
+        Ok(Arc::new(FjallStore::open(path, options)?))
+    }
+
+    fn aside(&self, name: &'static str) -> Result<(), Error> {
+        let moved = move_aside(&**self.disk, &self.directory.path, name);
+        moved.map_err(|error| wal::Error::from(error).into())
+    }
+}
+
+fn has_log(disk: &dyn Disk, path: &Path) -> Result<bool, wal::Error> {
+    match disk.list(path) {
+        Ok(names) => Ok(names.iter().any(|name| name != LOCK_FILE)),
+        Err(disk::Error::NotFound { .. }) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether the log is not what was written, as opposed to somebody else's, or one that cannot be reached now.
+fn is_lost(error: &wal::Error) -> bool {
+    matches!(
+        error,
+        wal::Error::Damaged { .. }
+            | wal::Error::SegmentMissing { .. }
+            | wal::Error::EntriesMissing { .. }
+    )
+}
+
+/// Whether a store fails because of what it holds, and not because of the system below it, which another store would meet as well.
+pub(super) fn is_damage(error: &store::Error) -> bool {
+    if matches!(error, store::Error::Full(_)) {
+        return false;
+    }
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(current) = cause {
+        let system = current.downcast_ref::<std::io::Error>();
+        if system.is_some_and(|error| error.raw_os_error().is_some() && !is_lack(error)) {
+            return false;
+        }
+        cause = current.source();
+    }
+    true
+}
+
+/// Whether the system says that a file is not there, which is damage where there must be one.
+fn is_lack(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::NotFound
+}
+
+/// An error with its causes, in one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(current) = cause {
+        text = format!("{text}: {current}");
+        cause = current.source();
+    }
+    text
 }
 
 /// A number that nobody else draws.
@@ -108,30 +249,9 @@ pub(super) fn random_id() -> u128 {
 }
 
 /// Marks the files of a cluster: the first half of the SHA-256 of its name.
-fn cluster_id(name: &Name) -> [u8; 16] {
+pub(super) fn cluster_id(name: &Name) -> [u8; 16] {
     let digest: [u8; 32] = Sha256::digest(name.as_str().as_bytes()).into();
     let mut id = [0; 16];
     id.copy_from_slice(digest.split_at(16).0);
     id
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn known_peer_without_its_log_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let wal = folder.path().join("wal");
-        let is_missing = || {
-            let checked = check_log(&SystemDisk, &wal);
-            matches!(checked, Err(Error::LogMissing { .. }))
-        };
-        assert!(is_missing(), "there is no directory");
-        std::fs::create_dir(&wal).unwrap();
-        std::fs::write(wal.join(LOCK_FILE), "").unwrap();
-        assert!(is_missing(), "there is only the lock");
-        std::fs::write(wal.join("00000001.wal"), "").unwrap();
-        assert!(!is_missing());
-    }
 }

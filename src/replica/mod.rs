@@ -1,25 +1,43 @@
 //! One shard on one peer: propose to it, read it, wait for it.
 //!
-//! A replica joins the shard's group (`consensus`) with its rows (`store`, read through `shard::View`). It never knows which call it serves and
-//! never talks to a client. Begin with [`Replica`]; [`Replicas`] holds those of this peer.
+//! A replica joins the shard's group (`consensus`) with its rows (`store`, read through `shard::View`). It outlives its group: one that finds
+//! that it lost something drops it, with the leave of the others, and is made again from them (`life.rs`, `rebuild.rs`). It never knows which
+//! call it serves and never talks to a client. Begin with [`Replica`]; [`Replicas`] holds those of this peer.
 
+mod error;
+mod frozen;
+mod ledger;
+mod life;
+mod rebuild;
+mod registry;
+mod retention;
 mod watch;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::consensus::{self, Group, Leadership, Role, Status};
+use crate::env::clock::Clock;
+use crate::env::disk::{Disk, Level, Room};
 use crate::link::Peers;
 use crate::shard::{self, Command, View};
-use crate::store::TopicStore;
-use crate::types::{ByteCount, LogPosition, PeerId, Term, TopicName, Vertex};
+use crate::store::{Reader, TopicStore};
+use crate::types::{ByteCount, LogIndex, LogPosition, PeerId, TopicName, Vertex};
 use crate::wal::RaftLog;
+use frozen::Frozen;
+use life::{Life, State};
 
+pub use error::Error;
+pub use ledger::{Ledger, Standing};
+pub use life::Phase;
+pub use registry::Replicas;
 pub use watch::TopicWatch;
 
 /// How fresh a read must be (guarantee G4).
@@ -65,6 +83,16 @@ pub struct Parts {
     pub store: Arc<dyn TopicStore>,
     /// The other peers.
     pub peers: Peers,
+    /// Where files are kept.
+    pub disk: Arc<dyn Disk>,
+    /// A folder for snapshots that come in; each replica has its own within.
+    pub staging: PathBuf,
+    /// How much room the disk has.
+    pub room: Arc<Room>,
+    /// Which life each replica is in.
+    pub ledger: Arc<dyn Ledger>,
+    /// Tells the time.
+    pub clock: Arc<dyn Clock>,
 }
 
 /// Limits of one replica.
@@ -77,99 +105,132 @@ pub struct Options {
 /// One shard on this peer. A cheap handle.
 #[derive(Clone)]
 pub struct Replica {
+    shared: Arc<Shared>,
+}
+
+/// What the handles of a replica and its life share.
+struct Shared {
     shard: Vertex,
-    group: Group,
+    wal: Arc<dyn RaftLog>,
     store: Arc<dyn TopicStore>,
-    waiters: watch::Waiters,
+    room: Arc<Room>,
     options: Options,
+    waiters: watch::Waiters,
+    frozen: Frozen,
+    state: tokio::sync::watch::Sender<State>,
+    leadership: tokio::sync::watch::Sender<Leadership>,
+    stop: CancellationToken,
+    /// The life, and work on the disk that was begun for it.
+    tasks: TaskTracker,
 }
 
 impl Replica {
-    /// Opens the shard from disk and joins its group.
-    ///
-    /// # Errors
-    /// [`Error::Store`] or [`Error::Consensus`] when the disk does not hold what it should.
-    pub async fn start(
+    /// Begins the replica's life in the background: it opens the shard from disk and joins its group as soon as the ledger is settled. The Raft id
+    /// in `group` names the peer; which of its ids is used is in the ledger.
+    pub fn start(
         shard: Vertex,
         group: consensus::Options,
         parts: &Parts,
         options: Options,
-    ) -> Result<Self, Error> {
-        let waiters = watch::Waiters::default();
-        let observed = waiters.clone();
-        let machine = shard::Machine::open(shard, Arc::clone(&parts.store)).map_err(|source| {
-            Error::Shard {
-                shard,
-                source: Arc::new(source),
-            }
-        })?;
-        let mark = machine.mark().cloned();
-        let parts_of_group = consensus::Parts {
+    ) -> Self {
+        let shared = Arc::new(Shared {
             shard,
             wal: Arc::clone(&parts.wal),
-            peers: parts.peers.clone(),
-            machine,
-            mark,
-            observer: Arc::new(move |events| wake(&observed, events)),
-        };
-        let group = Group::start(group, parts_of_group).await?;
-        let replica = Self {
-            shard,
-            group,
             store: Arc::clone(&parts.store),
-            waiters,
+            room: Arc::clone(&parts.room),
             options,
-        };
-        let leadership = replica.group.leadership();
-        replica
-            .group
-            .spawn(wake_on_leadership(leadership, replica.waiters.clone()));
-        Ok(replica)
+            waiters: watch::Waiters::default(),
+            frozen: Frozen::default(),
+            state: tokio::sync::watch::Sender::new(State::default()),
+            leadership: tokio::sync::watch::Sender::new(life::NOBODY),
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        });
+        let life = Life::new(Arc::clone(&shared), group, parts.clone());
+        shared.tasks.spawn(life.run());
+        shared.tasks.close();
+        Self { shared }
     }
 
     /// The shard.
     pub fn shard(&self) -> Vertex {
-        self.shard
+        self.shared.shard
     }
 
-    /// The shard's group, for the calls of other peers.
-    pub fn group(&self) -> &Group {
-        &self.group
+    /// The shard's group while it runs, for the calls of other peers. It may run before the replica serves, and still while it is to be rebuilt.
+    pub fn group(&self) -> Option<Group> {
+        self.shared.state.borrow().group.clone()
+    }
+
+    /// Where the replica is in its life.
+    pub fn phase(&self) -> Phase {
+        self.shared.state.borrow().seen()
+    }
+
+    /// The group, when the replica may answer for it.
+    fn serving(&self) -> Result<Group, Error> {
+        let shard = self.shared.shard;
+        let state = self.shared.state.borrow();
+        match (state.seen(), &state.group) {
+            (Phase::Serving, Some(group)) => Ok(group.clone()),
+            (Phase::Rebuilding { reason }, _) => Err(Error::Damaged {
+                shard,
+                reason: reason.to_string(),
+            }),
+            (Phase::Starting | Phase::Serving, _) => Err(Error::Starting { shard }),
+            (Phase::Stopped, _) => Err(Error::Consensus(consensus::Error::Stopped { shard })),
+        }
     }
 
     /// Proposes a command and waits until it is on the disks of a majority and applied here.
     ///
     /// # Errors
-    /// [`Error::TooLarge`] and [`Error::Consensus`] with `NotLeader`: it certainly did not happen. [`Error::OutcomeUnknown`]: it may have.
+    /// [`Error::TooLarge`], [`Error::StorageFull`], [`Error::Starting`], [`Error::Damaged`] and [`Error::Consensus`] with `NotLeader`: it
+    /// certainly did not happen. [`Error::OutcomeUnknown`]: it may have.
     pub async fn propose(&self, command: Command, deadline: Instant) -> Result<Proposed, Error> {
+        let shard = self.shared.shard;
+        let group = self.serving()?;
+        self.check_room(&command)?;
         let command = command.encode();
         let bytes = ByteCount(command.len() as u64);
-        if bytes > self.options.command_bytes_max {
-            return Err(Error::TooLarge {
-                bytes,
-                limit: self.options.command_bytes_max,
-            });
+        let limit = self.shared.options.command_bytes_max;
+        if bytes > limit {
+            return Err(Error::TooLarge { bytes, limit });
         }
-        let proposal = tokio::time::timeout_at(deadline, self.group.propose(command)).await;
+        let proposal = tokio::time::timeout_at(deadline, group.propose(command)).await;
         let (position, outcome) = match proposal {
             Ok(applied) => applied?,
-            Err(_) => return Err(Error::OutcomeUnknown { shard: self.shard }),
+            Err(_) => return Err(Error::OutcomeUnknown { shard }),
         };
         // A command entry always has an outcome; without one its fate cannot be told.
-        let outcome = outcome.ok_or(Error::OutcomeUnknown { shard: self.shard })?;
+        let outcome = outcome.ok_or(Error::OutcomeUnknown { shard })?;
         Ok(Proposed {
             outcome,
             position,
-            stored_by: self.group.holders(position),
+            stored_by: group.holders(position),
         })
+    }
+
+    /// Whether the command takes room that the disk does not have. What gives room back, and what readers need, goes on.
+    fn check_room(&self, command: &Command) -> Result<(), Error> {
+        if is_growing(command) && self.shared.room.level() != Level::Ample {
+            return Err(Error::StorageFull {
+                free: self.shared.room.free(),
+                limit: self.shared.room.reserve(),
+            });
+        }
+        Ok(())
     }
 
     /// Waits until every replica has stored an entry, or the deadline; the answer says who has.
     pub async fn stored_by_all(&self, position: LogPosition, deadline: Instant) -> Vec<PeerId> {
-        let mut progress = self.group.watch_progress();
+        let Some(group) = self.group() else {
+            return Vec::new();
+        };
+        let mut progress = group.watch_progress();
         loop {
-            let holders = self.group.holders(position);
-            let is_everywhere = holders.len() >= self.group.status().replicas.len();
+            let holders = group.holders(position);
+            let is_everywhere = holders.len() >= group.status().replicas.len();
             if is_everywhere
                 || !matches!(
                     tokio::time::timeout_at(deadline, progress.changed()).await,
@@ -184,24 +245,26 @@ impl Replica {
     /// Waits until the shard may be read at this consistency.
     ///
     /// # Errors
-    /// [`Error::Consensus`] when this replica does not lead and should, or no majority confirms it; [`Error::Deadline`] when the deadline comes first.
+    /// [`Error::Consensus`] when this replica does not lead and should, or no majority confirms it; [`Error::Starting`] and [`Error::Damaged`] when
+    /// it does not hold the shard now; [`Error::Deadline`] when the deadline comes first.
     pub async fn read(&self, consistency: Consistency, deadline: Instant) -> Result<Read, Error> {
+        let (shard, group) = (self.shared.shard, self.serving()?);
         match consistency {
             Consistency::Eventual => {}
-            Consistency::Leader => self.ready(deadline).await?,
+            Consistency::Leader => self.ready(&group, deadline).await?,
             Consistency::Linearizable => {
-                self.ready(deadline).await?;
-                tokio::time::timeout_at(deadline, self.group.confirm_leadership())
+                self.ready(&group, deadline).await?;
+                tokio::time::timeout_at(deadline, group.confirm_leadership())
                     .await
-                    .map_err(|_| Error::Deadline { shard: self.shard })??;
+                    .map_err(|_| Error::Deadline { shard })??;
             }
         }
-        Ok(self.view_now())
+        Ok(self.view_now(&group))
     }
 
-    fn view_now(&self) -> Read {
-        let leadership = *self.group.leadership().borrow();
-        let status = self.group.status();
+    fn view_now(&self, group: &Group) -> Read {
+        let leadership = *group.leadership().borrow();
+        let status = group.status();
         let lag = match (status.committed, status.applied) {
             (Some(committed), applied) => Some(
                 committed
@@ -211,7 +274,7 @@ impl Replica {
             (None, _) => None,
         };
         Read {
-            view: View::new(self.shard, Arc::clone(&self.store)),
+            view: self.view(),
             lag,
             is_leader: status.role == Role::Leader,
             leader: leadership.leader,
@@ -219,17 +282,18 @@ impl Replica {
     }
 
     /// Waits until this replica leads and has applied an entry of its own term, so that it knows everything that was ever acknowledged.
-    async fn ready(&self, deadline: Instant) -> Result<(), Error> {
-        let mut leadership = self.group.leadership();
+    async fn ready(&self, group: &Group, deadline: Instant) -> Result<(), Error> {
+        let shard = self.shared.shard;
+        let mut leadership = group.leadership();
         loop {
             let now = *leadership.borrow_and_update();
             if now.is_ready {
                 return Ok(());
             }
-            let leads = self.group.status().role == Role::Leader;
+            let leads = group.status().role == Role::Leader;
             if !leads {
                 return Err(Error::Consensus(consensus::Error::NotLeader {
-                    shard: self.shard,
+                    shard,
                     leader: now.leader,
                     term: now.term,
                 }));
@@ -237,155 +301,94 @@ impl Replica {
             match tokio::time::timeout_at(deadline, leadership.changed()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) => {
-                    return Err(Error::Consensus(consensus::Error::Stopped {
-                        shard: self.shard,
-                    }));
+                    return Err(Error::Consensus(consensus::Error::Stopped { shard }));
                 }
-                Err(_) => return Err(Error::Deadline { shard: self.shard }),
+                Err(_) => return Err(Error::Deadline { shard }),
             }
         }
     }
 
     /// Begins to watch a topic of this shard.
     pub fn subscribe_topic(&self, topic: &TopicName) -> TopicWatch {
-        self.waiters.watch(topic)
+        self.shared.waiters.watch(topic)
     }
 
-    /// The group as this replica sees it.
+    /// The group as this replica sees it; nothing is known of it while it does not run.
     pub fn status(&self) -> Status {
-        self.group.status()
+        match self.group() {
+            Some(group) => group.status(),
+            None => Status {
+                role: Role::Stopped,
+                term: self.shared.leadership.borrow().term,
+                leader: None,
+                last: None,
+                committed: None,
+                applied: None,
+                replicas: Vec::new(),
+            },
+        }
     }
 
-    /// Who leads, kept up to date.
+    /// Who leads, kept up to date over all lives. Nobody, while this replica does not serve.
     pub fn leader(&self) -> tokio::sync::watch::Receiver<Leadership> {
-        self.group.leadership()
+        self.shared.leadership.subscribe()
     }
 
     /// The rows as they are now, for tests and for an operator who reads one replica.
     pub fn view(&self) -> View {
-        View::new(self.shard, Arc::clone(&self.store))
+        View::new(
+            self.shared.shard,
+            Arc::<dyn TopicStore>::clone(&self.shared.store),
+        )
+    }
+
+    /// The rows as they were right after a [`Command::Barrier`] at this entry, which is kept for about a minute; waits until it is applied here.
+    pub async fn frozen(&self, index: LogIndex, deadline: Instant) -> Option<Arc<dyn Reader>> {
+        self.shared.frozen.get(index, deadline).await
+    }
+
+    /// Lets go of frozen rows that nobody asked for in time.
+    pub fn tidy(&self) {
+        self.shared.frozen.tidy();
+    }
+
+    /// Lets the log go, but for about its newest `keep` bytes and what a power cut would need.
+    pub async fn compact(&self, keep: ByteCount) {
+        let aged = self.shared.wal.aged(self.shared.shard, keep);
+        if let (Some(group), Some(upto)) = (self.group(), aged) {
+            group.compact(upto).await;
+        }
     }
 
     /// Lets those who wait for a topic wait no longer: the peer is stopping.
     pub fn drain(&self) {
-        self.waiters.close();
+        self.shared.waiters.close();
     }
 
-    /// Waits until the replica has failed, and says why.
-    pub async fn failed(&self) -> String {
-        self.group.failed().await
-    }
-
-    /// Leaves the group.
+    /// Leaves the group and ends the replica's life.
     pub async fn stop(&self) {
-        self.group.stop().await;
+        self.shared.stop.cancel();
+        self.shared.tasks.wait().await;
     }
 }
 
-fn wake(waiters: &watch::Waiters, events: &[shard::Event]) {
-    for event in events {
-        let (shard::Event::TopicAdvanced { topic, .. }
-        | shard::Event::TopicDeleted { topic, .. }
-        | shard::Event::CursorMoved { topic, .. }
-        | shard::Event::SubscriptionDeleted { topic, .. }) = event;
-        waiters.wake(topic);
-    }
-}
-
-/// Ends by itself when the group stops.
-async fn wake_on_leadership(
-    mut leadership: tokio::sync::watch::Receiver<Leadership>,
-    waiters: watch::Waiters,
-) {
-    while leadership.changed().await.is_ok() {
-        waiters.wake_all();
-    }
-}
-
-/// The replicas of this peer. A cheap handle.
-#[derive(Clone, Default)]
-pub struct Replicas {
-    replicas: Arc<BTreeMap<Vertex, Replica>>,
-}
-
-impl Replicas {
-    /// Gathers replicas.
-    pub fn new(replicas: impl IntoIterator<Item = Replica>) -> Self {
-        Self {
-            replicas: Arc::new(
-                replicas
-                    .into_iter()
-                    .map(|replica| (replica.shard, replica))
-                    .collect(),
-            ),
-        }
-    }
-
-    /// The replica of a shard, when this peer has one.
-    pub fn get(&self, shard: Vertex) -> Option<Replica> {
-        self.replicas.get(&shard).cloned()
-    }
-
-    /// The replica of the shard whose vertex has this index, as messages between peers name it.
-    pub fn with_index(&self, index: u32) -> Option<Replica> {
-        let mut replicas = self.replicas.values();
-        replicas
-            .find(|replica| u32::from(replica.shard.index()) == index)
-            .cloned()
-    }
-
-    /// All of them, in the order of their vertices.
-    pub fn all(&self) -> Vec<Replica> {
-        self.replicas.values().cloned().collect()
-    }
-}
-
-/// Why a replica did not do what was asked.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum Error {
-    /// The group says no.
-    #[error(transparent)]
-    Consensus(#[from] consensus::Error),
-    /// The deadline came before the answer, or leadership was lost: the command may be applied or not.
-    #[error("whether the command is applied in shard {shard} is not known")]
-    OutcomeUnknown {
-        /// The shard.
-        shard: Vertex,
-    },
-    /// The deadline came before the shard could be read.
-    #[error("shard {shard} could not be read before the deadline")]
-    Deadline {
-        /// The shard.
-        shard: Vertex,
-    },
-    /// The command is too large for the log.
-    #[error("the command has {bytes} bytes, the log takes {limit}")]
-    TooLarge {
-        /// How large it is.
-        bytes: ByteCount,
-        /// How large it may be.
-        limit: ByteCount,
-    },
-    /// The state machine cannot be opened.
-    #[error("shard {shard} cannot be opened")]
-    Shard {
-        /// The shard.
-        shard: Vertex,
-        /// Why.
-        source: Arc<shard::Error>,
-    },
-}
-
-impl Error {
-    /// The leader to ask instead, with the term in which it leads, when the error names one.
-    pub fn leader_hint(&self) -> Option<(PeerId, Term)> {
-        match self {
-            Self::Consensus(consensus::Error::NotLeader {
-                leader: Some(leader),
-                term,
-                ..
-            }) => Some((*leader, *term)),
-            _ => None,
-        }
+/// Whether a command leaves more on disk than there was.
+fn is_growing(command: &Command) -> bool {
+    match command {
+        Command::CreateTopic { .. }
+        | Command::CreateTopics { .. }
+        | Command::CreatePublisher { .. }
+        | Command::CreateSubscriber { .. }
+        | Command::Subscribe { .. }
+        | Command::Append { .. } => true,
+        Command::SetRetention { .. }
+        | Command::Trim { .. }
+        | Command::Barrier { .. }
+        | Command::DeleteTopic { .. }
+        | Command::DeletePublisher { .. }
+        | Command::DeleteSubscriber { .. }
+        | Command::Unsubscribe { .. }
+        | Command::Acknowledge { .. }
+        | Command::Seek { .. } => false,
     }
 }

@@ -7,12 +7,12 @@ use std::time::Duration;
 use cubecast_sdk::proto::v1::{self as proto, ReplicaRole, ReplicaState};
 
 use super::operation::Here;
-use super::wire;
+use super::{convert, wire};
 use crate::broker::Freshness;
 use crate::cluster::Cluster;
 use crate::consensus::{Member, Role, Status};
 use crate::shard::{Subscription, TopicRow};
-use crate::types::{Limits, Name, Offset, PeerId, StoredBatch, Timestamp, Vertex};
+use crate::types::{Limits, Name, Offset, PeerId, Retention, StoredBatch, Timestamp, Vertex};
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
@@ -73,7 +73,18 @@ pub fn topic(topic: TopicRow, owner: Vertex) -> proto::Topic {
         first_offset: topic.first_offset.0,
         next_offset: topic.next_offset.0,
         bytes: topic.bytes.0,
+        retention: retention(topic.retention),
     }
+}
+
+/// How long a topic keeps its messages; nothing when it does so for ever.
+pub fn retention(retention: Retention) -> Option<proto::Retention> {
+    let bounds = || proto::Retention {
+        age: retention.age.map(duration),
+        bytes: retention.bytes.map(|bytes| bytes.0),
+        messages: retention.messages,
+    };
+    (!retention.is_for_ever()).then(bounds)
 }
 
 /// A publisher.
@@ -103,6 +114,7 @@ pub fn subscription(subscription: &Subscription, head: Offset) -> proto::Subscri
         // The head may have been read before the cursor.
         head_offset: head.max(subscription.cursor).0,
         create_time: Some(timestamp(subscription.created)),
+        missed: subscription.missed,
     }
 }
 
@@ -245,6 +257,8 @@ pub fn shard_status(
         applied_index: status.applied.map(|index| index.0),
         topic_count,
         replicas: replicas(cluster, vertex, status),
+        problem: String::new(),
+        incarnation: 0,
     }
 }
 
@@ -261,5 +275,6 @@ pub fn limits(limits: &Limits) -> proto::Limits {
         calls_max: limits.calls_max,
         name_bytes_max: u32::try_from(Name::BYTES_MAX).unwrap_or(u32::MAX),
         sessions_per_topic_max: Limits::SESSIONS_PER_TOPIC_MAX,
+        batch_create_topics_max: convert::BATCH_CREATE_TOPICS_MAX,
     }
 }

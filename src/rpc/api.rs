@@ -95,6 +95,27 @@ impl Api {
         )
     }
 
+    /// Answers a peer, from this peer's own replica or not at all.
+    pub(super) async fn answer_peer<O: Operation>(
+        &self,
+        mut request: Request<O::Request>,
+    ) -> Result<Response<O::Response>, Status> {
+        self.recognise(&mut request)?;
+        let mut response = self.call::<O>(request).await?;
+        self.parts.peers.introduce(response.metadata_mut());
+        Ok(response)
+    }
+
+    /// Makes sure that a peer of the cluster calls; the call will not be passed on.
+    pub(super) fn recognise<T>(&self, request: &mut Request<T>) -> Result<(), Status> {
+        let caller = self.parts.peers.recognise(request.metadata());
+        let caller = caller.map_err(|error| self.refuse(refusal::not_a_peer(&error)))?;
+        request
+            .metadata_mut()
+            .insert(context::FORWARDED_BY, caller.peer.0.into());
+        Ok(())
+    }
+
     /// Has an operation done by whichever peer can.
     pub(super) async fn run<O: Operation>(
         &self,
@@ -115,6 +136,7 @@ impl Api {
             owner: self.cluster().home(vertex),
             voters: self.cluster().voters(vertex),
             quorum: self.cluster().quorum(),
+            replicas: self.cluster().replicas(vertex).len(),
         };
         let forwarding = Forwarding {
             api: self,
@@ -232,8 +254,9 @@ impl<O: Operation> Attempt for Forwarding<'_, O> {
 /// Knows the publishers and subscribers by asking their shards, as a part of the call that wants to know.
 #[derive(Debug)]
 pub struct Names<'a> {
-    api: &'a Api,
-    context: &'a Context,
+    pub(super) api: &'a Api,
+    /// The call that wants to know.
+    pub(super) context: &'a Context,
 }
 
 impl Directory for Names<'_> {

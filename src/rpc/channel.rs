@@ -67,6 +67,7 @@ fn classify(status: Status) -> Failure {
     match reason(&status) {
         Some(ErrorReason::NotLeader) => Failure::NotLeader(hint(&status)),
         Some(ErrorReason::OutcomeUnknown) => Failure::Unknown,
+        Some(ErrorReason::ReplicaDamaged) => Failure::Damaged(status),
         Some(
             ErrorReason::NoLeader
             | ErrorReason::NoQuorum

@@ -1,6 +1,6 @@
 //! `cubecast.v1.ClusterService`: what an operator calls.
 //!
-//! So far it tells who belongs to the cluster. Begin with [`ClusterApi`].
+//! So far it tells who belongs to the cluster, and compares replicas. Begin with [`ClusterApi`].
 
 use cubecast_sdk::proto::v1 as proto;
 use tonic::{Request, Response, Status};
@@ -75,9 +75,9 @@ impl ClusterService for ClusterApi {
 
     async fn verify_replicas(
         &self,
-        _: Request<proto::VerifyReplicasRequest>,
+        request: Request<proto::VerifyReplicasRequest>,
     ) -> Result<Response<proto::VerifyReplicasResponse>, Status> {
-        Err(self.0.refuse(refusal::not_implemented("VerifyReplicas")))
+        self.0.verify_replicas(request).await
     }
 
     async fn snapshot(

@@ -8,9 +8,20 @@ use cubecast_sdk::proto::v1::{self as proto, ErrorReason};
 
 use super::status::Fault;
 use crate::broker::AckLevel;
+use crate::cluster::Cluster;
 use crate::replica::Consistency;
 use crate::shard::Start;
-use crate::types::{ByteCount, Limits, Name, Offset, RequestId, Sequence, SessionId, Timestamp};
+use crate::types::{
+    ByteCount, Limits, Name, Offset, RequestId, Retention, Sequence, SessionId, Timestamp, Vertex,
+};
+
+/// Topics in one `BatchCreateTopics`: one entry of at most 300 KiB in each shard's log, and some milliseconds of work.
+pub const BATCH_CREATE_TOPICS_MAX: u32 = 1000;
+
+/// The leader looks every few seconds for what is too old; less would promise what it does not keep.
+const RETENTION_AGE_MIN: Duration = Duration::from_secs(1);
+/// A hundred years: more cannot be told from a mistake, and times end in the year 2554.
+const RETENTION_AGE_MAX: Duration = Duration::from_secs(36_500 * 86_400);
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
 /// Left free in an answer for what is not messages, so that a client with the usual limit of 4 MiB can read it.
@@ -161,18 +172,75 @@ pub fn timestamp(time: &prost_types::Timestamp, field: &'static str) -> Result<T
     ))
 }
 
-/// How long a pull waits; absent means not at all, more than the limit means the limit.
-pub fn wait(duration: Option<&prost_types::Duration>, limits: &Limits) -> Result<Duration, Fault> {
-    let Some(duration) = duration else {
-        return Ok(Duration::ZERO);
+/// The vertex that a peer means.
+pub fn shard(index: u32, cluster: &Cluster) -> Result<Vertex, Fault> {
+    let vertex = u16::try_from(index)
+        .ok()
+        .and_then(|index| Vertex::new(index, cluster.dimension()).ok());
+    vertex.ok_or_else(|| invalid("shard", format!("the cube has no vertex {index}")))
+}
+
+/// How many topics a batch may have.
+pub fn batch_count(count: usize) -> Result<(), Fault> {
+    let limit = BATCH_CREATE_TOPICS_MAX;
+    match u32::try_from(count) {
+        Ok(0) => Err(invalid("topics", "topics is empty")),
+        Ok(count) if count <= limit => Ok(()),
+        _ => {
+            let text = format!("{count} topics are more than {limit}");
+            Err(invalid("topics", text).with("limit", limit))
+        }
+    }
+}
+
+/// How long a topic keeps its messages; absent means for ever.
+pub fn retention(retention: Option<&proto::Retention>) -> Result<Retention, Fault> {
+    let Some(retention) = retention else {
+        return Ok(Retention::FOR_EVER);
     };
-    let wrong = || invalid("wait", "wait is negative or no duration");
+    let age = retention.age.as_ref().map(age).transpose()?;
+    Ok(Retention {
+        age,
+        bytes: positive(retention.bytes, "retention.bytes")?.map(ByteCount),
+        messages: positive(retention.messages, "retention.messages")?,
+    })
+}
+
+fn age(age: &prost_types::Duration) -> Result<Duration, Fault> {
+    const FIELD: &str = "retention.age";
+    let age = duration(age, FIELD)?;
+    if age < RETENTION_AGE_MIN {
+        return Err(invalid(FIELD, format!("{FIELD} is below 1 s")).with("limit", "1s"));
+    }
+    if age > RETENTION_AGE_MAX {
+        return Err(invalid(FIELD, format!("{FIELD} is above 36500 days")).with("limit", "36500d"));
+    }
+    Ok(age)
+}
+
+fn positive(number: Option<u64>, field: &'static str) -> Result<Option<u64>, Fault> {
+    match number {
+        Some(0) => Err(invalid(field, format!("{field} is 0")).with("limit", 1)),
+        number => Ok(number),
+    }
+}
+
+fn duration(duration: &prost_types::Duration, field: &'static str) -> Result<Duration, Fault> {
+    let wrong = || invalid(field, format!("{field} is negative or no duration"));
     let seconds = u64::try_from(duration.seconds).map_err(|_| wrong())?;
     let nanos = u32::try_from(duration.nanos)
         .ok()
         .filter(|nanos| u64::from(*nanos) < NANOS_PER_SECOND)
         .ok_or_else(wrong)?;
-    Ok(Duration::new(seconds, nanos).min(limits.pull_wait_max))
+    Ok(Duration::new(seconds, nanos))
+}
+
+/// How long a pull waits; absent means not at all, more than the limit means the limit.
+pub fn wait(wait: Option<&prost_types::Duration>, limits: &Limits) -> Result<Duration, Fault> {
+    match wait {
+        Some(wait) => Ok(duration(wait, "wait")?.min(limits.pull_wait_max)),
+        None => Ok(Duration::ZERO),
+    }
 }
 
 /// Messages of one answer; 0 means the default, more than the limit means the limit.

@@ -6,9 +6,8 @@ use tonic::{Request, Response, Status};
 
 use super::api::Api;
 use super::operation::{
-    ListShard, ListShardSubscriptions, Operation, RemoveSubscriptions, Resolve,
+    CreateShardTopics, ListShard, ListShardSubscriptions, Operation, RemoveSubscriptions, Resolve,
 };
-use super::{context, refusal};
 use crate::proto::peer::v1 as proto;
 use crate::proto::peer::v1::directory_service_server::DirectoryService;
 
@@ -17,19 +16,11 @@ use crate::proto::peer::v1::directory_service_server::DirectoryService;
 pub struct DirectoryApi(pub Api);
 
 impl DirectoryApi {
-    /// Answers a peer, from this peer's own replica or not at all.
     async fn answer<O: Operation>(
         &self,
-        mut request: Request<O::Request>,
+        request: Request<O::Request>,
     ) -> Result<Response<O::Response>, Status> {
-        let caller = self.0.parts.peers.recognise(request.metadata());
-        let caller = caller.map_err(|error| self.0.refuse(refusal::not_a_peer(&error)))?;
-        request
-            .metadata_mut()
-            .insert(context::FORWARDED_BY, caller.peer.0.into());
-        let mut response = self.0.call::<O>(request).await?;
-        self.0.parts.peers.identity().write(response.metadata_mut());
-        Ok(response)
+        self.0.answer_peer::<O>(request).await
     }
 }
 
@@ -54,6 +45,13 @@ impl DirectoryService for DirectoryApi {
         request: Request<proto::ListShardSubscriptionsRequest>,
     ) -> Result<Response<proto::ListShardSubscriptionsResponse>, Status> {
         self.answer::<ListShardSubscriptions>(request).await
+    }
+
+    async fn create_shard_topics(
+        &self,
+        request: Request<proto::CreateShardTopicsRequest>,
+    ) -> Result<Response<proto::CreateShardTopicsResponse>, Status> {
+        self.answer::<CreateShardTopics>(request).await
     }
 
     async fn remove_subscriptions(

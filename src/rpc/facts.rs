@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::types::{Incarnation, Timestamp};
+use crate::types::Timestamp;
 
 /// Facts that do not change while the peer runs, and a way to ask for those that do.
 #[derive(Clone)]
@@ -13,8 +13,6 @@ pub struct Facts {
     pub version: &'static str,
     /// When the peer started.
     pub started: Timestamp,
-    /// Which life of its disk this is.
-    pub incarnation: Incarnation,
     /// Fault injection is enabled.
     pub has_fault_injection: bool,
     /// Random, so that the ids of traces that begin here differ from those of other peers and lives.
@@ -28,6 +26,8 @@ pub struct Facts {
 pub struct Now {
     /// The time.
     pub at: Timestamp,
+    /// Which life of its disk this is; 0 while it is not known.
+    pub incarnation: u32,
     /// It takes calls.
     pub is_ready: bool,
     /// It is stopping.
@@ -46,4 +46,20 @@ pub struct Now {
     pub memtable_bytes: u64,
     /// The storage has failed.
     pub has_failed: bool,
+    /// The write-ahead log waits for room on the disk.
+    pub wal_is_waiting: bool,
+    /// Files of the topic store's own log.
+    pub store_journals: u64,
+    /// Tables of the topic store that are not merged yet.
+    pub store_level0_tables: u64,
+    /// Flushes of the topic store since the start.
+    pub store_flushes: u64,
+    /// Flushes that the topic store has still to do.
+    pub store_flushes_waiting: u64,
+    /// Files of the topic store that hold large values apart.
+    pub store_blob_files: u64,
+    /// Bytes that are free on the disk. `None`: not known.
+    pub disk_free_bytes: Option<u64>,
+    /// Bytes that are to stay free.
+    pub disk_reserve_bytes: u64,
 }

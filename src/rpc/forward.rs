@@ -75,6 +75,8 @@ pub enum Failure {
     Unreached,
     /// Nothing was done there, but another replica or a later attempt may succeed.
     Elsewhere(Status),
+    /// Nothing was done there, because the replica is damaged. Another one may be whole (G7).
+    Damaged(Status),
     /// It may have been done.
     Unknown,
 }
@@ -88,6 +90,7 @@ impl Failure {
             Self::NotLeader(None) => "does not lead",
             Self::Unreached => "unreached",
             Self::Elsewhere(_) => "unable",
+            Self::Damaged(_) => "damaged",
             Self::Unknown => "outcome unknown",
         }
     }
@@ -180,6 +183,8 @@ pub struct Places {
     pub voters: Vec<PeerId>,
     /// How many of them make a majority.
     pub quorum: usize,
+    /// How many replicas there are, the standbys too.
+    pub replicas: usize,
 }
 
 /// A forwarded call is answered by this peer's own replica or refused.
@@ -197,7 +202,9 @@ async fn answer_forwarded<A: Attempt>(
                 is_owner_unreached: false,
             });
         }
-        Err(Failure::Final(status) | Failure::Elsewhere(status)) => status,
+        Err(Failure::Final(status) | Failure::Elsewhere(status) | Failure::Damaged(status)) => {
+            status
+        }
         Err(Failure::NotLeader(leader)) => not_leader(router, ask.vertex, leader),
         Err(Failure::Unreached) => not_leader(router, ask.vertex, None),
         Err(Failure::Unknown) => outcome_unknown(ask.vertex),
@@ -213,9 +220,11 @@ fn learn(router: &Router, vertex: Vertex, peer: PeerId, failure: &Failure) {
     match failure {
         Failure::Final(_) => {}
         Failure::NotLeader(Some(leader)) if leader.peer != peer => router.learn(vertex, *leader),
-        Failure::NotLeader(_) | Failure::Unreached | Failure::Elsewhere(_) | Failure::Unknown => {
-            router.forget(vertex, peer)
-        }
+        Failure::NotLeader(_)
+        | Failure::Unreached
+        | Failure::Elsewhere(_)
+        | Failure::Damaged(_)
+        | Failure::Unknown => router.forget(vertex, peer),
     }
 }
 
@@ -226,6 +235,8 @@ struct Round {
     pause: Duration,
     /// Replicas that answered something in this round, and could be part of the majority that the call needs.
     reached: usize,
+    /// Replicas that said in this round that they are damaged.
+    damaged: usize,
     /// Rounds in a row in which fewer replicas than a majority answered.
     unreached_rounds: u32,
     /// An attempt ended with its fate unknown.
@@ -242,6 +253,7 @@ impl Round {
             ask,
             pause: PAUSE_MIN,
             reached: 0,
+            damaged: 0,
             unreached_rounds: 0,
             is_unknown: false,
             is_owner_unreached: false,
@@ -276,6 +288,11 @@ impl Round {
                 self.reach(peer);
                 self.last = Some(status);
             }
+            // It is no part of a majority, so that it is not counted as reached.
+            Failure::Damaged(status) => {
+                self.damaged += 1;
+                self.last = Some(status);
+            }
             Failure::Unknown if self.ask.fate == Fate::Single => {
                 return Err(outcome_unknown(vertex));
             }
@@ -291,6 +308,10 @@ impl Round {
 
     /// Begins the next round after the time returned; an error ends the call.
     fn next(&mut self) -> Result<Duration, Status> {
+        // Each replica is asked once in a round.
+        if self.damaged >= self.places.replicas && !self.is_write_unknown() {
+            return Err(data_lost(self.ask.vertex));
+        }
         let needed = if self.ask.aim == Aim::Leader {
             self.places.quorum
         } else {
@@ -304,7 +325,7 @@ impl Round {
         if self.unreached_rounds >= UNREACHED_ROUNDS_MAX {
             return Err(no_quorum(self.ask.vertex, needed, self.reached));
         }
-        self.reached = 0;
+        (self.reached, self.damaged) = (0, 0);
         let left = self.ask.deadline.saturating_duration_since(Instant::now());
         let delay = self.pause.min(left);
         self.pause = (self.pause * 2).min(PAUSE_MAX);
@@ -361,6 +382,13 @@ fn no_quorum(vertex: Vertex, needed: usize, reachable: usize) -> Status {
     fault
         .with("voters", 2 * needed - 1)
         .with("reachable", reachable)
+        .into_status()
+}
+
+fn data_lost(vertex: Vertex) -> Status {
+    let text = format!("every replica of shard {vertex} is damaged");
+    Fault::new(ErrorReason::DataLost, text)
+        .with("shard", vertex)
         .into_status()
 }
 

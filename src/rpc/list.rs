@@ -234,7 +234,7 @@ impl Api {
     }
 
     /// The context of a list: it is never forwarded as a whole.
-    fn context<T>(&self, request: &Request<T>) -> Result<Context, Status> {
+    pub(super) fn context<T>(&self, request: &Request<T>) -> Result<Context, Status> {
         let context = Context::read(request, std::time::Duration::ZERO);
         let context = context.map_err(|fault| self.refuse(fault.into_status()))?;
         Ok(Context {
@@ -243,7 +243,7 @@ impl Api {
         })
     }
 
-    fn page<T>(&self, page: T) -> Response<T> {
+    pub(super) fn page<T>(&self, page: T) -> Response<T> {
         let mut response = Response::new(page);
         context::tag(
             response.metadata_mut(),

@@ -6,6 +6,7 @@
 
 mod answer;
 mod api;
+mod batch;
 mod channel;
 mod cluster_service;
 mod connection;
@@ -25,6 +26,8 @@ mod peer_service;
 pub mod raft;
 pub mod refusal;
 pub mod status;
+mod verify;
+mod verify_service;
 pub mod wire;
 
 use tonic::service::Routes;
@@ -38,17 +41,19 @@ pub use facts::{Facts, Now};
 
 use crate::proto::PUBLIC_DESCRIPTORS;
 use crate::proto::peer::v1::directory_service_server::DirectoryServiceServer;
+use crate::proto::peer::v1::verify_service_server::VerifyServiceServer;
 use crate::proto::v1::cluster_service_server::ClusterServiceServer;
 use crate::proto::v1::peer_service_server::PeerServiceServer;
 use cluster_service::ClusterApi;
 use directory_service::DirectoryApi;
 use peer_service::PeerApi;
+use verify_service::VerifyApi;
 
 /// The public services as health checks name them; the empty name is the whole peer.
 pub const SERVICES: [&str; 3] = ["", "cubecast.v1.PeerService", "cubecast.v1.ClusterService"];
 
-/// Larger than any request of a peer about a shard.
-const PEER_REQUEST_BYTES_MAX: usize = 64 << 10;
+/// Larger than any request of a peer about a shard: a thousand topics of the longest names.
+const PEER_REQUEST_BYTES_MAX: usize = 1 << 20;
 
 /// The stream of a method that is not done yet.
 type Never<T> = futures::stream::Empty<Result<T, tonic::Status>>;
@@ -77,6 +82,10 @@ pub fn routes(
             )
             .add_service(
                 DirectoryServiceServer::new(DirectoryApi(api.clone()))
+                    .max_decoding_message_size(PEER_REQUEST_BYTES_MAX),
+            )
+            .add_service(
+                VerifyServiceServer::new(VerifyApi(api.clone()))
                     .max_decoding_message_size(PEER_REQUEST_BYTES_MAX),
             )
             .add_service(health.service)

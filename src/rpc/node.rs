@@ -4,18 +4,14 @@
 
 use std::time::Duration;
 
-use cubecast_sdk::proto::v1::{self as proto, MemberState};
+use cubecast_sdk::proto::v1::{self as proto, MemberState, ReplicaState};
 use tonic::{Request, Response, Status};
 
 use super::api::Api;
 use super::{answer, context};
-use crate::consensus::Role;
-use crate::replica::Replica;
-use crate::shard::TopicFilter;
-use crate::types::{PeerId, TopicName, Vertex};
-
-/// Topics that are counted between two looks at the store.
-const COUNT_STEP: usize = 1000;
+use crate::consensus::incarnation_of;
+use crate::replica::{Phase, Replica};
+use crate::types::{PeerId, Vertex};
 
 impl Api {
     /// Tells about this peer.
@@ -28,13 +24,7 @@ impl Api {
         let own = cluster.vertex_of(this);
         let mut shards = Vec::new();
         for replica in self.parts.replicas.all() {
-            let topic_count = topic_count(&replica).await;
-            shards.push(answer::shard_status(
-                cluster,
-                replica.shard(),
-                &replica.status(),
-                topic_count,
-            ));
+            shards.push(self.shard_status(&replica));
         }
         let vertex = own.map_or_else(String::new, |vertex| vertex.to_string());
         Ok(self.tagged(proto::GetNodeStatusResponse {
@@ -50,7 +40,7 @@ impl Api {
             uptime: Some(answer::duration(Duration::from_nanos(
                 now.at.0.saturating_sub(facts.started.0),
             ))),
-            incarnation: facts.incarnation.0,
+            incarnation: now.incarnation,
             is_ready: now.is_ready,
             is_draining: now.is_draining,
             has_fault_injection: facts.has_fault_injection,
@@ -64,10 +54,32 @@ impl Api {
                 store_bytes: now.store_bytes,
                 memtable_bytes: now.memtable_bytes,
                 has_failed: now.has_failed,
+                wal_is_waiting: now.wal_is_waiting,
+                store_journals: now.store_journals,
+                store_level0_tables: now.store_level0_tables,
+                store_flushes: now.store_flushes,
+                store_flushes_waiting: now.store_flushes_waiting,
+                store_blob_files: now.store_blob_files,
+                disk_free_bytes: now.disk_free_bytes,
+                disk_reserve_bytes: now.disk_reserve_bytes,
             }),
             connections: now.connections,
             calls: self.edge.calls(),
         }))
+    }
+
+    fn shard_status(&self, replica: &Replica) -> proto::ShardStatus {
+        // 0 when it cannot be read: then the storage says so.
+        let topic_count = replica.view().topic_count().unwrap_or(0);
+        let (shard, status) = (replica.shard(), replica.status());
+        let mut told = answer::shard_status(self.cluster(), shard, &status, topic_count);
+        if let Phase::Rebuilding { reason } = replica.phase() {
+            told.state = ReplicaState::Damaged.into();
+            told.problem = reason.to_string();
+        }
+        let node = replica.group().map(|group| group.node());
+        told.incarnation = node.map_or(0, |node| incarnation_of(node).0);
+        told
     }
 
     /// Tells about the cluster.
@@ -153,28 +165,4 @@ impl Api {
         );
         response
     }
-}
-
-/// Topics of a shard, counted a step at a time. 0 when they cannot be read: then the storage says so.
-async fn topic_count(replica: &Replica) -> u64 {
-    if replica.status().role == Role::Stopped {
-        return 0;
-    }
-    let view = replica.view();
-    let count = move || {
-        let (mut count, mut after): (u64, Option<TopicName>) = (0, None);
-        loop {
-            let topics = view.topics(TopicFilter::default(), after.as_ref(), COUNT_STEP)?;
-            count += topics.len() as u64;
-            match topics.into_iter().next_back() {
-                Some(last) => after = Some(last.name),
-                None => return Ok::<u64, crate::shard::Error>(count),
-            }
-        }
-    };
-    tokio::task::spawn_blocking(count)
-        .await
-        .ok()
-        .and_then(Result::ok)
-        .unwrap_or(0)
 }

@@ -2,12 +2,14 @@
 //!
 //! The calls themselves are in the files of `operation/`. Begin with [`Operation`].
 
+mod batch;
 mod directory;
 mod identity;
 mod publish;
 mod pull;
 mod subscription;
 mod topic;
+mod verify;
 
 use std::future::Future;
 use std::time::Duration;
@@ -23,12 +25,14 @@ use crate::replica::Replica;
 use crate::router::Aim;
 use crate::types::{Limits, Vertex};
 
+pub use batch::{CreateShardTopics, new_topic};
 pub use directory::{ListShard, ListShardSubscriptions, RemoveSubscriptions, Resolve};
 pub use identity::{CreatePublisher, CreateSubscriber, DeletePublisher, DeleteSubscriber};
 pub use publish::Publish;
 pub use pull::Pull;
 pub use subscription::{Acknowledge, Seek, Subscribe, Unsubscribe};
-pub use topic::{CreateTopic, DeleteTopic, GetTopic, LocateTopic};
+pub use topic::{CreateTopic, DeleteTopic, GetTopic, LocateTopic, UpdateTopic};
+pub use verify::VerifyShard;
 
 /// The replica, the directory and the deadline of a call.
 pub type Here<'a> = Call<'a, Replica, Names<'a>>;

@@ -1,6 +1,6 @@
 //! `cubecast.v1.PeerService`: what an application calls.
 //!
-//! Each method is one line: what a call does is in `operation/`, `list.rs`, `gather.rs` and `node.rs`. Begin with [`PeerApi`].
+//! Each method is one line: what a call does is in `operation/`, `list.rs`, `batch.rs`, `gather.rs` and `node.rs`. Begin with [`PeerApi`].
 
 use cubecast_sdk::proto::v1 as proto;
 use tonic::{Request, Response, Status, Streaming};
@@ -45,6 +45,20 @@ impl PeerService for PeerApi {
         request: Request<proto::CreateTopicRequest>,
     ) -> Result<Response<proto::CreateTopicResponse>, Status> {
         self.0.call::<operation::CreateTopic>(request).await
+    }
+
+    async fn batch_create_topics(
+        &self,
+        request: Request<proto::BatchCreateTopicsRequest>,
+    ) -> Result<Response<proto::BatchCreateTopicsResponse>, Status> {
+        self.0.batch_create_topics(request).await
+    }
+
+    async fn update_topic(
+        &self,
+        request: Request<proto::UpdateTopicRequest>,
+    ) -> Result<Response<proto::UpdateTopicResponse>, Status> {
+        self.0.call::<operation::UpdateTopic>(request).await
     }
 
     async fn get_topic(

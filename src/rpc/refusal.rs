@@ -13,7 +13,6 @@ use crate::link;
 use crate::replica;
 use crate::router::Leader;
 use crate::shard::{self, Refusal};
-use crate::store;
 use crate::types::{PeerId, Vertex};
 
 /// Why this peer's own replica gave no answer.
@@ -21,7 +20,7 @@ pub fn failure(error: Error, this: PeerId) -> Failure {
     let fault = match error {
         Error::Refused(refusal) => from_refusal(&refusal),
         Error::Replica(error) => return from_replica(&error, this),
-        Error::Rows { shard, source } => from_rows(shard, &source, this),
+        Error::Rows { shard, source } => return from_rows(shard, &source, this),
         Error::TopicDeleted { ref topic } => {
             Fault::new(Reason::TopicDeleted, error.to_string()).with("topic", topic)
         }
@@ -53,7 +52,15 @@ pub fn from_replica(error: &replica::Error, this: PeerId) -> Failure {
         replica::Error::TooLarge { bytes, limit } => Fault::new(Reason::RequestTooLarge, text)
             .with("limit", limit)
             .with("actual", bytes),
-        replica::Error::Shard { shard, source } => from_rows(*shard, source, this),
+        replica::Error::Starting { .. } => {
+            let fault = Fault::new(Reason::Starting, text).with("peer", this);
+            return Failure::Elsewhere(fault.into_status());
+        }
+        replica::Error::Damaged { shard, .. } => return damaged(*shard, text, this),
+        replica::Error::StorageFull { free, limit } => Fault::new(Reason::StorageFull, text)
+            .with("peer", this)
+            .with("limit", limit)
+            .with("free", free),
     };
     Failure::Final(fault.into_status())
 }
@@ -76,9 +83,8 @@ fn from_consensus(error: &consensus::Error, this: PeerId) -> Failure {
                 .with("peer", this)
                 .into_status(),
         ),
-        consensus::Error::Start { .. } | consensus::Error::Malformed { .. } => {
-            Failure::Final(internal(error).into_status())
-        }
+        // Only peers are told these, not callers.
+        _ => Failure::Final(internal(error).into_status()),
     }
 }
 
@@ -115,6 +121,15 @@ pub fn from_refusal(refusal: &Refusal) -> Fault {
             .with("publisher", publisher)
             .with("session", session)
             .with("sequence", got),
+        Refusal::SequenceForgotten {
+            publisher,
+            session,
+            sequence,
+            ..
+        } => fault(Reason::SequenceForgotten)
+            .with("publisher", publisher)
+            .with("session", session)
+            .with("sequence", sequence),
         Refusal::OffsetOutOfRange {
             offset,
             first,
@@ -133,21 +148,20 @@ pub fn from_refusal(refusal: &Refusal) -> Fault {
     }
 }
 
-/// Rows that cannot be read: the storage has failed, or this replica is damaged.
-fn from_rows(shard: Vertex, error: &shard::Error, this: PeerId) -> Fault {
+/// Rows that cannot be read: the storage has failed, or this replica is damaged. Another replica may have them whole (G7).
+pub fn from_rows(shard: Vertex, error: &shard::Error, this: PeerId) -> Failure {
     let text = format!("the rows of shard {shard} cannot be read: {error}");
-    let is_engine = matches!(
-        error,
-        shard::Error::Store(store::Error::Engine(_)) | shard::Error::Failed { .. }
-    );
-    let reason = if is_engine {
-        Reason::StorageFailed
-    } else {
-        Reason::ReplicaDamaged
-    };
-    Fault::new(reason, text)
-        .with("shard", shard)
-        .with("peer", this)
+    if !error.is_damage() {
+        let fault = Fault::new(Reason::StorageFailed, text).with("peer", this);
+        return Failure::Elsewhere(fault.into_status());
+    }
+    damaged(shard, text, this)
+}
+
+/// This peer's replica of the shard is damaged.
+fn damaged(shard: Vertex, text: String, this: PeerId) -> Failure {
+    let fault = Fault::new(Reason::ReplicaDamaged, text).with("shard", shard);
+    Failure::Damaged(fault.with("peer", this).into_status())
 }
 
 /// The call is for peers only.
@@ -172,7 +186,7 @@ pub fn no_such_shard(shard: u32) -> Status {
 /// What another peer is told when a replica of this one cannot do its part.
 pub fn for_peer(error: &replica::Error, this: PeerId) -> Status {
     match from_replica(error, this) {
-        Failure::Final(status) | Failure::Elsewhere(status) => status,
+        Failure::Final(status) | Failure::Elsewhere(status) | Failure::Damaged(status) => status,
         Failure::NotLeader(_) => Fault::new(Reason::NotLeader, error.to_string()).into_status(),
         Failure::Unreached | Failure::Unknown => {
             Fault::new(Reason::OutcomeUnknown, error.to_string()).into_status()

@@ -6,9 +6,11 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use cubecast_sdk::proto::v1::ErrorReason;
+use cubecast_sdk::proto::v1::{ErrorReason, StreamError};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
+
+use super::answer;
 
 /// The domain of every `ErrorInfo`.
 pub const DOMAIN: &str = "cubecast";
@@ -58,6 +60,21 @@ impl Fault {
         self
     }
 
+    /// The same as an error of one part of a call whose other parts go on.
+    pub fn into_part(self) -> StreamError {
+        let rule = rule(self.reason);
+        let metadata = self.metadata.into_iter();
+        StreamError {
+            code: rule.code.into(),
+            reason: self.reason.into(),
+            message: self.message,
+            metadata: metadata
+                .map(|(key, value)| (key.to_owned(), value))
+                .collect(),
+            retry_after: rule.retry.map(answer::duration),
+        }
+    }
+
     /// The status to send.
     pub fn into_status(self) -> Status {
         let rule = rule(self.reason);
@@ -81,6 +98,20 @@ impl Fault {
             details.add_bad_request_violation(self.field.unwrap_or_default(), self.message.clone());
         }
         Status::with_error_details(rule.code, self.message, details)
+    }
+}
+
+/// What a status says of one part of a call whose other parts go on.
+pub fn part(status: &Status) -> StreamError {
+    let details = status.get_error_details();
+    let info = details.error_info();
+    let retry = details.retry_info().and_then(|info| info.retry_delay);
+    StreamError {
+        code: status.code().into(),
+        reason: reason(status).unwrap_or_default().into(),
+        message: status.message().to_owned(),
+        metadata: info.map(|info| info.metadata.clone()).unwrap_or_default(),
+        retry_after: retry.map(answer::duration),
     }
 }
 
@@ -158,6 +189,7 @@ pub fn rule(reason: ErrorReason) -> Rule {
         R::SequenceGap => retry(Code::FailedPrecondition, ELECTION),
         R::LeaseHeld | R::ChangeInProgress => retry(Code::FailedPrecondition, START),
         R::SessionUnknown
+        | R::SequenceForgotten
         | R::FaultsDisabled
         | R::ClusterTooSmall
         | R::NotLeader
@@ -171,7 +203,7 @@ pub fn rule(reason: ErrorReason) -> Rule {
         R::OutcomeUnknown => definite(Code::Unknown),
         R::Overloaded => quota(Some(ELECTION)),
         R::ConnectionsExhausted => quota(Some(START)),
-        R::StorageFull => quota(None),
+        R::StorageFull => quota(Some(START)),
         R::NotImplemented => definite(Code::Unimplemented),
         R::NotAPeer | R::PermissionDenied => definite(Code::PermissionDenied),
         R::Unauthenticated => definite(Code::Unauthenticated),

@@ -86,6 +86,9 @@ pub struct PullTail {
     /// Who answered.
     #[prost(message, optional, tag = "5")]
     pub source: Option<ReadSource>,
+    /// Messages right below the cursor that retention removed.
+    #[prost(uint64, tag = "6")]
+    pub missed: u64,
 }
 
 impl<H: Message + Default> Message for Opaque<H> {

@@ -7,10 +7,14 @@ use super::row::{self, SequenceRow, SessionRow};
 use super::{Error, Event, Refusal, Response, TopicRow};
 use crate::store::{Doom, Table};
 use crate::types::{
-    Batch, ByteCount, Limits, PublisherId, Sequence, SessionId, StoredBatch, Timestamp, TopicName,
+    Batch, ByteCount, Limits, Offset, PublisherId, Sequence, SessionId, StoredBatch, Timestamp,
+    TopicName,
 };
 
 type Origin = (PublisherId, SessionId, Sequence);
+
+/// Rows of a session that one append may drop: one more than it adds, so that a backlog gets smaller.
+const SEQUENCES_FORGOTTEN_MAX: u32 = 2;
 
 /// Where a publish stands in its session.
 enum Place {
@@ -42,7 +46,11 @@ impl Step<'_> {
             append_time: at.max(topic.appended),
         };
         if let Some(Place::Next { key, mut session }) = place {
+            self.forget_sequences(&topic, &mut session)?;
             let sequence = session.next_sequence;
+            if session.first_sequence == sequence {
+                session.first_end = first.next_offset();
+            }
             let sequence_key = row::sequence_key(topic.id, session.number, sequence);
             self.overlay.put(Table::Sequence, sequence_key, &first);
             session.next_sequence = Sequence(sequence.0 + 1);
@@ -95,6 +103,15 @@ impl Step<'_> {
             }
             .into());
         }
+        if *sequence < session.first_sequence {
+            return Err(Refusal::SequenceForgotten {
+                topic: topic.name.clone(),
+                publisher: publisher.clone(),
+                session: *session_id,
+                sequence: *sequence,
+            }
+            .into());
+        }
         let table = Table::Sequence;
         let past_key = row::sequence_key(topic.id, session.number, *sequence);
         let past = self.overlay.get(table, &past_key)?;
@@ -113,9 +130,35 @@ impl Step<'_> {
         topic.session_count += 1;
         Ok(SessionRow {
             number,
+            first_sequence: Sequence(0),
+            first_end: Offset(0),
             next_sequence: Sequence(0),
             used: self.position.index,
         })
+    }
+
+    /// Drops rows of the session whose messages are gone, a few at each append. An append brings one, so they cannot pile up.
+    fn forget_sequences(
+        &mut self,
+        topic: &TopicRow,
+        session: &mut SessionRow,
+    ) -> Result<(), Error> {
+        let table = Table::Sequence;
+        for _ in 0..SEQUENCES_FORGOTTEN_MAX {
+            let first = session.first_sequence;
+            if first == session.next_sequence || session.first_end > topic.first_offset {
+                break;
+            }
+            let key = row::sequence_key(topic.id, session.number, first);
+            self.overlay.remove(table, key);
+            session.first_sequence = Sequence(first.0 + 1);
+            if session.first_sequence < session.next_sequence {
+                let key = row::sequence_key(topic.id, session.number, session.first_sequence);
+                let row: Option<SequenceRow> = self.overlay.get(table, &key)?;
+                session.first_end = row.ok_or(Error::RowMissing { table })?.next_offset();
+            }
+        }
+        Ok(())
     }
 
     /// Forgets the session unused longest. Reads all sessions of the topic, a bounded number; only a new session on a full topic pays it.

@@ -8,18 +8,21 @@
 //!    length    u32 big-endian, bytes
 //!    payload   to the end, never copied
 //! ```
-//! The log's records are checksummed, so a command is not. Decoding never panics and allocates no more than the command is long.
+//! The log's records are checksummed, so a command is not. Decoding never panics, and what it allocates is bounded by the length of the
+//! bytes: no more than 64 times of it, and 1 MiB before the first of a list is read.
 
 use bytes::{Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
 use crate::types::{
-    Batch, BatchError, Offset, PublisherId, RequestId, Sequence, SessionId, SubscriberId,
-    Timestamp, TopicName,
+    Batch, BatchError, ByteCount, Offset, PublisherId, RequestId, Retention, Sequence, SessionId,
+    SubscriberId, Timestamp, TopicId, TopicName,
 };
 
 /// The version that is written. Older ones stay readable; newer ones are refused.
 const VERSION: u8 = 1;
+/// The variant number of [`Command::Barrier`].
+const BARRIER: u8 = 14;
 
 /// A change of one shard. Times are the leader's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +37,8 @@ pub enum Command {
         request_id: Option<RequestId>,
         /// When it was asked for.
         at: Timestamp,
+        /// How long it keeps its messages.
+        retention: Retention,
     },
     /// Remove a topic with all that belongs to it.
     DeleteTopic {
@@ -118,6 +123,54 @@ pub enum Command {
         /// Where to.
         to: Start,
     },
+    /// Make many topics. Each is made or refused for itself.
+    CreateTopics {
+        /// Which.
+        topics: Vec<NewTopic>,
+        /// The publisher that asked for them, when the call said so. Not checked here.
+        creator: Option<PublisherId>,
+        /// Makes a repetition known for one: of each topic that the first made.
+        request_id: Option<RequestId>,
+        /// When it was asked for.
+        at: Timestamp,
+    },
+    /// Say how long a topic keeps its messages. What it drops for it comes with a [`Command::Trim`].
+    SetRetention {
+        /// The topic.
+        topic: TopicName,
+        /// How long.
+        retention: Retention,
+    },
+    /// Drop the oldest messages of a topic. Which ones was decided by the leader; a trim that comes too late does nothing.
+    Trim {
+        /// The topic.
+        topic: TopicName,
+        /// The life of it that is meant.
+        topic_id: TopicId,
+        /// The messages before this one go.
+        before: Offset,
+        /// Bytes of all payloads that ever came before it, so that trims that overlap count nothing twice.
+        bytes: ByteCount,
+    },
+    /// Change nothing: a place in the log at which replicas can be compared.
+    Barrier {
+        /// Which comparison; tells one barrier from another.
+        id: u64,
+    },
+}
+
+/// A topic to be made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewTopic {
+    /// Its name.
+    pub topic: TopicName,
+    /// How long it keeps its messages.
+    pub retention: Retention,
+}
+
+/// Whether the bytes of an entry are a barrier. Looks at two bytes only, so that each entry can be asked.
+pub fn is_barrier(command: &[u8]) -> bool {
+    command.starts_with(&[VERSION, BARRIER])
 }
 
 /// A place in a topic, found when the command is applied.

@@ -1,7 +1,7 @@
 //! A digest of all that a shard or a topic holds, so that replicas can be compared byte for byte.
 //!
 //! SHA-256 over the rows and batches in the order of their keys, each part preceded by its length. Left out is what may differ between equal
-//! replicas: the mark, what is doomed but not swept yet, and the two indexes, which follow from other rows.
+//! replicas: the mark, what is doomed but not swept yet, and the three indexes, which follow from other rows.
 
 use std::fmt;
 
@@ -9,12 +9,13 @@ use sha2::{Digest as _, Sha256};
 
 use super::row::{self, SessionRow};
 use super::view::TopicFilter;
+use super::walk::Walk;
 use super::{Error, TopicRow, View};
-use crate::store::{BatchRange, RowRange, Table};
-use crate::types::{ByteCount, StoredBatch, TopicName};
+use crate::store::{RowRange, Table};
+use crate::types::{StoredBatch, TopicName};
 
-/// Rows or messages read at once.
-const STEP: u32 = 1024;
+/// Rows read at once.
+const STEP: usize = 1024;
 
 /// What a shard or topic holds, in 32 bytes. Shown in hexadecimal.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -44,7 +45,7 @@ impl View {
         }
         let mut after: Option<TopicName> = None;
         loop {
-            let topics = self.topics(TopicFilter::default(), after.as_ref(), STEP as usize)?;
+            let topics = self.topics(TopicFilter::default(), after.as_ref(), STEP)?;
             let Some(last) = topics.last() else { break };
             after = Some(last.name.clone());
             for topic in &topics {
@@ -82,25 +83,8 @@ impl View {
             self.hash_rows(hash, Table::Sequence, &prefix)?;
         }
         self.hash_rows(hash, Table::Subscription, &prefix)?;
-        let mut from = topic.first_offset;
-        loop {
-            let range = BatchRange {
-                from,
-                until: topic.next_offset,
-                count_max: u32::MAX,
-                bytes_max: ByteCount(1 << 20),
-            };
-            // Whole batches, so that the limit leaves no trace: a cut one is read again from its beginning.
-            let batches = self.store.batches(topic.id, range)?;
-            let Some(first) = batches.first() else { break };
-            let whole = self.store.batch_at(topic.id, first.base_offset)?;
-            let Some(whole) = whole else { break };
-            from = whole.next_offset();
-            hash_batch(hash, &whole);
-            for batch in batches.iter().skip(1).take(batches.len().saturating_sub(2)) {
-                from = batch.next_offset();
-                hash_batch(hash, batch);
-            }
+        for batch in Walk::new(self, topic) {
+            hash_batch(hash, &batch?);
         }
         Ok(())
     }
@@ -112,7 +96,7 @@ impl View {
                 prefix,
                 after: after.as_deref(),
             };
-            let rows = self.store.rows(self.shard, table, range, STEP as usize)?;
+            let rows = self.store.rows(self.shard, table, range, STEP)?;
             for (key, row) in &rows {
                 part(hash, &[table as u8]);
                 part(hash, key);

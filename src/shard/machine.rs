@@ -13,8 +13,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::overlay::Overlay;
-use super::{Command, Event, Outcome, Refusal, Response, View};
-use crate::store::{self, Table, TopicStore};
+use super::snapshot::{ChunkError, Import};
+use super::topic::Creation;
+use super::{Command, Event, NewTopic, Outcome, Refusal, Response, View};
+use crate::store::{self, BoxError, Reader, Table, TopicStore};
 use crate::types::{LogIndex, LogPosition, Term, Vertex};
 
 const MARK_VERSION: u8 = 1;
@@ -53,6 +55,12 @@ pub enum Error {
         /// What it says; `None` when it is empty.
         found: Option<u8>,
     },
+    /// A key has its place but not its form.
+    #[error("a key of table {table:?} cannot be read")]
+    Key {
+        /// The table.
+        table: Table,
+    },
     /// A row that another row speaks of is not there.
     #[error("a row of table {table:?} is missing")]
     RowMissing {
@@ -73,6 +81,12 @@ pub enum Error {
         /// The entry given.
         found: LogPosition,
     },
+    /// A snapshot is not one, or not whole.
+    #[error("the snapshot is broken")]
+    Snapshot(#[from] ChunkError),
+    /// The rest of a snapshot did not come.
+    #[error("the snapshot could not be read to its end")]
+    Transfer(#[source] BoxError),
     /// An earlier call failed, so what the machine remembers may be wrong.
     #[error("shard {shard} failed before and must be opened anew")]
     Failed {
@@ -107,21 +121,53 @@ pub struct Machine {
     has_failed: bool,
 }
 
+impl Error {
+    /// Whether the shard's part of this replica's store is not what was written, so that it must come anew from another replica.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Store(error) => error.is_damage(),
+            Self::Row { .. } | Self::RowVersion { .. } | Self::RowMissing { .. } => true,
+            Self::Key { .. } | Self::Mark { .. } => true,
+            Self::OutOfOrder { .. } | Self::Failed { .. } => false,
+            Self::Snapshot(_) | Self::Transfer(_) => false,
+        }
+    }
+}
+
 impl Machine {
     /// The machine as it was after the last commit.
     ///
     /// # Errors
     /// [`Error`] when the store cannot be read.
     pub fn open(shard: Vertex, store: Arc<dyn TopicStore>) -> Result<Self, Error> {
-        let stored = store.mark(shard)?;
-        let parts = stored.map(|mark| split_mark(shard, &mark)).transpose()?;
-        let (applied, mark) = parts.unzip();
+        let (applied, mark) = mark_of(&*store, shard)?.unzip();
         Ok(Self {
             overlay: Overlay::new(shard, store),
             applied,
             mark,
             has_failed: false,
         })
+    }
+
+    /// The machine of a shard whose content comes from a snapshot, in the place of all that the store holds of it. The state is the last
+    /// entry that the snapshot has in it, and the caller's mark. Durable on return; after an error or a crash the shard may be empty, but
+    /// is never mixed.
+    ///
+    /// # Errors
+    /// [`Error::Snapshot`] when the chunks are not a whole snapshot of the shard, [`Error::Transfer`] when they did not come, another
+    /// [`Error`] when the store fails.
+    pub fn install(
+        shard: Vertex,
+        store: Arc<dyn TopicStore>,
+        chunks: &mut dyn Iterator<Item = Result<Bytes, BoxError>>,
+        state: (LogPosition, Bytes),
+    ) -> Result<Self, Error> {
+        let (applied, mark) = state;
+        let mut import = Import::new(shard, chunks);
+        let result = store.replace(shard, &mut import, join_mark(applied, &mark));
+        import.finish()?;
+        result?;
+        Self::open(shard, store)
     }
 
     /// The last entry applied; `None` at first.
@@ -150,9 +196,15 @@ impl Machine {
         self.overlay.store().is_calm()
     }
 
+    #[cfg(test)]
+    pub(super) fn store(&self) -> &Arc<dyn TopicStore> {
+        self.overlay.store()
+    }
+
     /// Answers queries about this shard.
     pub fn view(&self) -> View {
-        View::new(self.overlay.shard(), Arc::clone(self.overlay.store()))
+        let store = Arc::<dyn TopicStore>::clone(self.overlay.store());
+        View::new(self.overlay.shard(), store)
     }
 
     /// Applies entries that follow the last one applied, in one commit, with the caller's mark. However a log is cut into groups, the
@@ -220,6 +272,15 @@ impl Machine {
     }
 }
 
+/// What a reader holds of a shard: the last entry applied, and the caller's mark. `None` when nothing was applied.
+///
+/// # Errors
+/// [`Error`] when the store cannot be read.
+pub fn mark_of(reader: &dyn Reader, shard: Vertex) -> Result<Option<(LogPosition, Bytes)>, Error> {
+    let mark = reader.mark(shard)?;
+    mark.map(|mark| split_mark(shard, &mark)).transpose()
+}
+
 fn join_mark(applied: LogPosition, mark: &[u8]) -> Bytes {
     let (term, index) = (applied.term.0.to_be_bytes(), applied.index.0.to_be_bytes());
     [&[MARK_VERSION], &term[..], &index, mark].concat().into()
@@ -266,7 +327,25 @@ impl Step<'_> {
                 creator,
                 request_id,
                 at,
-            } => self.create_topic(topic, creator, request_id, at),
+                retention,
+            } => {
+                let new = NewTopic { topic, retention };
+                self.create_topic(new, &Creation::new(creator, request_id, at))
+            }
+            Command::CreateTopics {
+                topics,
+                creator,
+                request_id,
+                at,
+            } => self.create_topics(topics, &Creation::new(creator, request_id, at)),
+            Command::SetRetention { topic, retention } => self.set_retention(&topic, retention),
+            Command::Trim {
+                topic,
+                topic_id,
+                before,
+                bytes,
+            } => self.trim(&topic, topic_id, (before, bytes)),
+            Command::Barrier { .. } => Ok(Response::Barrier),
             Command::DeleteTopic { topic } => self.delete_topic(&topic),
             Command::CreatePublisher {
                 publisher,

@@ -8,7 +8,7 @@
 //! live in the shard that their names hash to, which may be another one.
 //!
 //! Begin with [`Machine::apply`]; what a command does is in `topic.rs`, `append.rs`, `subscription.rs` and `identity.rs`; `row.rs` has the
-//! keys. [`View`] answers queries.
+//! keys. [`View`] answers queries, `retention.rs` says what may be trimmed; `snapshot` takes a shard to another replica.
 
 mod append;
 mod command;
@@ -17,17 +17,21 @@ mod identity;
 mod machine;
 mod outcome;
 mod overlay;
+mod retention;
 mod row;
+mod snapshot;
 mod subscription;
 mod topic;
 mod view;
+mod walk;
 
 #[cfg(test)]
 mod tests;
 
-pub use command::{Command, CommandError, Start};
+pub use command::{Command, CommandError, NewTopic, Start, is_barrier};
 pub use digest::Digest;
-pub use machine::{Applied, Entry, Error, Machine};
-pub use outcome::{Event, Outcome, Refusal, Response};
+pub use machine::{Applied, Entry, Error, Machine, mark_of};
+pub use outcome::{CreatedTopic, Event, Outcome, Refusal, Response};
 pub use row::{Identity, Subscription, TopicRow};
+pub use snapshot::{Checker, ChunkError, Totals, decode_chunk, export};
 pub use view::{TopicFilter, View};

@@ -1,5 +1,7 @@
 //! What a shard answers.
 
+use std::fmt;
+
 use crate::types::{
     Offset, PublisherId, Sequence, SessionId, SubscriberId, Timestamp, TopicId, TopicName,
 };
@@ -19,6 +21,23 @@ pub enum Response {
         /// False when this command was a repetition.
         is_new: bool,
     },
+    /// The topics exist, except those refused.
+    TopicsCreated {
+        /// What became of each, in the order of the command.
+        topics: Vec<Result<CreatedTopic, Refusal>>,
+    },
+    /// The topic keeps its messages as long as was said.
+    RetentionSet {
+        /// As it is now.
+        topic: TopicRow,
+    },
+    /// The messages are gone, or the trim came too late.
+    Trimmed {
+        /// The first message that is still there.
+        first_offset: Offset,
+    },
+    /// All entries before are applied.
+    Barrier,
     /// The topic is gone.
     TopicDeleted {
         /// As it was.
@@ -74,6 +93,67 @@ pub enum Response {
         /// The next message to deliver.
         cursor: Offset,
     },
+}
+
+impl fmt::Display for Response {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let before = |is_new: &bool| if *is_new { "" } else { " before" };
+        match self {
+            Self::TopicCreated { topic, is_new } => {
+                write!(f, "topic {} was created{}", topic.name, before(is_new))
+            }
+            Self::TopicsCreated { topics } => {
+                let made = topics.iter().filter(|topic| topic.is_ok()).count();
+                write!(f, "{made} of {} topics exist", topics.len())
+            }
+            Self::RetentionSet { topic } => {
+                write!(f, "topic {} keeps messages {}", topic.name, topic.retention)
+            }
+            Self::Trimmed { first_offset } => write!(f, "messages begin at {first_offset}"),
+            Self::Barrier => f.write_str("all entries before are applied"),
+            Self::TopicDeleted { topic } => write!(f, "topic {} was deleted", topic.name),
+            Self::PublisherCreated { is_new, .. } => {
+                write!(f, "the publisher was created{}", before(is_new))
+            }
+            Self::PublisherDeleted => f.write_str("the publisher was deleted"),
+            Self::SubscriberCreated { is_new, .. } => {
+                write!(f, "the subscriber was created{}", before(is_new))
+            }
+            Self::SubscriberDeleted => f.write_str("the subscriber was deleted"),
+            Self::Appended {
+                first_offset,
+                count,
+                is_duplicate,
+                ..
+            } => {
+                let before = before(&!is_duplicate);
+                write!(
+                    f,
+                    "{count} messages were appended at {first_offset}{before}"
+                )
+            }
+            Self::Subscribed {
+                subscription,
+                is_new,
+            } => {
+                let cursor = subscription.cursor;
+                write!(f, "subscribed{}, the cursor is at {cursor}", before(is_new))
+            }
+            Self::Unsubscribed => f.write_str("the subscription was deleted"),
+            Self::Acknowledged { cursor } | Self::Sought { cursor } => {
+                write!(f, "the cursor is at {cursor}")
+            }
+        }
+    }
+}
+
+/// One of many topics that were asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CreatedTopic {
+    /// As it is now.
+    pub topic: TopicRow,
+    /// False when the command was a repetition.
+    pub is_new: bool,
 }
 
 /// A command was not carried out and changed nothing.
@@ -153,6 +233,20 @@ pub enum Refusal {
         /// The sequence that came.
         got: Sequence,
     },
+    /// What the publish got is forgotten: it was appended, and its messages are no longer kept.
+    #[error(
+        "sequence {sequence} of session {session} of publisher {publisher} was appended to topic {topic}, which no longer keeps its messages"
+    )]
+    SequenceForgotten {
+        /// The topic.
+        topic: TopicName,
+        /// The publisher.
+        publisher: PublisherId,
+        /// The session.
+        session: SessionId,
+        /// The sequence that came.
+        sequence: Sequence,
+    },
     /// The topic has no such place.
     #[error("offset {offset} is not within {first}..={next} of topic {topic}")]
     OffsetOutOfRange {
@@ -195,6 +289,15 @@ pub enum Event {
         topic: TopicName,
         /// The offset that the next message will get.
         next_offset: Offset,
+    },
+    /// The oldest messages of a topic are gone.
+    TopicTrimmed {
+        /// The topic.
+        topic_id: TopicId,
+        /// Its name.
+        topic: TopicName,
+        /// The first message that is still there.
+        first_offset: Offset,
     },
     /// A topic is gone, with its subscriptions.
     TopicDeleted {

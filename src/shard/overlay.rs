@@ -159,14 +159,18 @@ impl Overlay {
         let stored_end = written()
             .next()
             .map_or(messages.end, |batch| batch.base_offset);
-        let stored = self
-            .store
-            .offset_at(topic, messages.start..stored_end, time)?;
-        if stored < stored_end {
-            return Ok(stored);
+        // A trim may have passed all that is stored, and some that is not yet.
+        if messages.start < stored_end {
+            let stored = messages.start..stored_end;
+            let found = self.store.offset_at(topic, stored, time)?;
+            if found < stored_end {
+                return Ok(found);
+            }
         }
-        let found = written().find(|batch| batch.append_time >= time);
-        Ok(found.map_or(messages.end, |batch| batch.base_offset))
+        let found = written()
+            .find(|batch| batch.next_offset() > messages.start && batch.append_time >= time);
+        let found = found.map_or(messages.end, |batch| batch.base_offset);
+        Ok(found.max(messages.start))
     }
 
     /// Commits what the group changed. After an error the overlay is of no use.

@@ -11,6 +11,7 @@
 //! Sequence                    topic id u64 ‖ session number u64 ‖ sequence u64 SequenceRow
 //! Subscription                topic id u64 ‖ subscriber                        SubscriptionRow
 //! SubscriptionBySubscriber    subscriber ‖ 0 ‖ topic name ‖ 0 ‖ topic id u64   (empty)
+//! Retention                   topic id u64                                     topic name, when it does not keep all for ever
 //! ```
 //! A deleted topic's rows below its id are swept later. Their twins in `SubscriptionBySubscriber` are too: a reader ignores those whose
 //! topic no longer has that id.
@@ -22,8 +23,8 @@ use serde::{Deserialize, Serialize};
 use super::Error;
 use crate::store::Table;
 use crate::types::{
-    ByteCount, LogIndex, Offset, PublisherId, RequestId, Sequence, SessionId, SubscriberId,
-    Timestamp, TopicId, TopicName,
+    ByteCount, LogIndex, Name, Offset, PublisherId, RequestId, Retention, Sequence, SessionId,
+    SubscriberId, Timestamp, TopicId, TopicName,
 };
 
 const VERSION: u8 = 1;
@@ -45,14 +46,18 @@ pub struct TopicRow {
     pub first_offset: Offset,
     /// The offset that the next message will get. Never decreases.
     pub next_offset: Offset,
-    /// Bytes of all payloads.
+    /// Bytes of the payloads that are still there.
     pub bytes: ByteCount,
+    /// Bytes of the payloads that were trimmed.
+    pub trimmed: ByteCount,
     /// The time of the last append; at first that of the creation. Never decreases.
     pub appended: Timestamp,
     /// Sessions remembered.
     pub session_count: u32,
     /// Sessions that ever began. The next one gets this number.
     pub session_number_next: u64,
+    /// How long it keeps its messages.
+    pub retention: Retention,
 }
 
 /// A cursor of a subscriber on a topic.
@@ -64,8 +69,10 @@ pub struct Subscription {
     pub topic: TopicName,
     /// Whose cursor.
     pub subscriber: SubscriberId,
-    /// The next message to deliver: all before it are acknowledged.
+    /// The next message to deliver: all before it are acknowledged, or gone.
     pub cursor: Offset,
+    /// Messages that were gone before they were acknowledged. Counts until the cursor is moved.
+    pub missed: u64,
     /// When it was made.
     pub created: Timestamp,
 }
@@ -84,6 +91,8 @@ pub struct Identity {
 pub(super) struct ShardRow {
     /// Topics ever created.
     pub(super) topics_created: u64,
+    /// Topics that exist.
+    pub(super) topic_count: u64,
 }
 
 /// A session of a publisher on a topic.
@@ -91,6 +100,10 @@ pub(super) struct ShardRow {
 pub(super) struct SessionRow {
     /// Which one of the topic's sessions; never reused, so that a session that begins again does not meet its old rows.
     pub(super) number: u64,
+    /// The first sequence whose row is still there; the same as the next one when none is.
+    pub(super) first_sequence: Sequence,
+    /// The offset after the messages of that one, so that its row is read only when it goes.
+    pub(super) first_end: Offset,
     /// The sequence that must come next.
     pub(super) next_sequence: Sequence,
     /// The entry that used it last.
@@ -111,13 +124,26 @@ pub(super) struct SubscriptionRow {
     pub(super) created: Timestamp,
 }
 
+impl SequenceRow {
+    /// The offset after the messages.
+    pub(super) fn next_offset(self) -> Offset {
+        self.first_offset.plus(u64::from(self.count))
+    }
+}
+
 impl SubscriptionRow {
+    /// Where the cursor stands in effect: what it has not passed may be gone.
+    pub(super) fn cursor(self, topic: &TopicRow) -> Offset {
+        self.cursor.max(topic.first_offset)
+    }
+
     pub(super) fn with(self, topic: &TopicRow, subscriber: &SubscriberId) -> Subscription {
         Subscription {
             topic_id: topic.id,
             topic: topic.name.clone(),
             subscriber: subscriber.clone(),
-            cursor: self.cursor,
+            cursor: self.cursor(topic),
+            missed: topic.first_offset.0.saturating_sub(self.cursor.0),
             created: self.created,
         }
     }
@@ -152,6 +178,11 @@ pub(super) fn name_key(name: &str) -> Bytes {
     Bytes::copy_from_slice(name.as_bytes())
 }
 
+/// The key of the one row of [`Table::Shard`].
+pub(super) fn shard_key() -> Bytes {
+    Bytes::new()
+}
+
 pub(super) fn creator_prefix(creator: &PublisherId) -> Bytes {
     joined(&[creator.as_str().as_bytes(), &[0]])
 }
@@ -172,6 +203,10 @@ pub(super) fn session_key(topic: TopicId, publisher: &PublisherId, session: Sess
         &[0],
         &session.0.to_be_bytes(),
     ])
+}
+
+pub(super) fn retention_key(topic: TopicId) -> Bytes {
+    topic_prefix(topic)
 }
 
 /// What the keys of all sequences of a session begin with.
@@ -210,6 +245,12 @@ pub(super) fn twin_suffix(topic: &TopicName, id: TopicId) -> Bytes {
 
 pub(super) fn twin_key(subscriber: &SubscriberId, topic: &TopicName, id: TopicId) -> Bytes {
     joined(&[subscriber.as_str().as_bytes(), &twin_suffix(topic, id)])
+}
+
+/// The name in a key from a byte on.
+pub(super) fn name_at(key: &Bytes, skip: usize) -> Option<Name> {
+    let text = std::str::from_utf8(key.get(skip..)?).ok()?;
+    Name::new(text).ok()
 }
 
 /// The topic's name and id in a twin's key.

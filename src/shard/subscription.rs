@@ -64,11 +64,11 @@ impl Step<'_> {
         expected: Option<Offset>,
     ) -> Result<Response, Stop> {
         let (topic, mut row) = self.cursor(name, subscriber)?;
-        if let Some(expected) = expected.filter(|expected| *expected != row.cursor) {
+        if let Some(expected) = expected.filter(|expected| *expected != row.cursor(&topic)) {
             return Err(Refusal::CursorMoved {
+                cursor: row.cursor(&topic),
                 topic: topic.name,
                 subscriber: subscriber.clone(),
-                cursor: row.cursor,
                 expected,
             }
             .into());
@@ -76,11 +76,14 @@ impl Step<'_> {
         if next_offset > topic.next_offset {
             return Err(out_of_range(&topic, next_offset).into());
         }
+        // Messages that are gone may be acknowledged too: they were delivered then, not missed.
         if next_offset > row.cursor {
             row.cursor = next_offset;
             self.put_cursor(&topic, subscriber, row);
         }
-        Ok(Response::Acknowledged { cursor: row.cursor })
+        Ok(Response::Acknowledged {
+            cursor: row.cursor(&topic),
+        })
     }
 
     pub(super) fn seek(
@@ -117,7 +120,7 @@ impl Step<'_> {
             topic_id: topic.id,
             topic: topic.name.clone(),
             subscriber: subscriber.clone(),
-            cursor: row.cursor,
+            cursor: row.cursor(topic),
         });
     }
 

@@ -4,13 +4,12 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-
-use super::row::{self, SubscriptionRow};
+use super::row::{self, ShardRow, SubscriptionRow, name_at};
 use super::{Error, Identity, Subscription, TopicRow};
-use crate::store::{BatchRange, RowRange, Table, TopicStore};
+use crate::store::{BatchRange, Reader, RowRange, Table};
 use crate::types::{
-    ByteCount, Name, Offset, PublisherId, StoredBatch, SubscriberId, Timestamp, TopicName, Vertex,
+    ByteCount, Name, Offset, PublisherId, StoredBatch, SubscriberId, Timestamp, TopicId, TopicName,
+    Vertex,
 };
 
 /// Which topics are wanted.
@@ -26,13 +25,18 @@ pub struct TopicFilter<'a> {
 #[derive(Clone)]
 pub struct View {
     pub(super) shard: Vertex,
-    pub(super) store: Arc<dyn TopicStore>,
+    pub(super) store: Arc<dyn Reader>,
 }
 
 impl View {
-    /// The view of a shard in a store.
-    pub fn new(shard: Vertex, store: Arc<dyn TopicStore>) -> Self {
+    /// The view of a shard in a store, or in a frozen reader of one.
+    pub fn new(shard: Vertex, store: Arc<dyn Reader>) -> Self {
         Self { shard, store }
+    }
+
+    /// The shard.
+    pub fn shard(&self) -> Vertex {
+        self.shard
     }
 
     /// The topic with this name.
@@ -77,6 +81,50 @@ impl View {
             // Deleted between the two reads when it is not there.
             if let Some(name) = name_at(&key, skip).map(TopicName) {
                 topics.extend(self.topic(&name)?);
+            }
+        }
+        Ok(topics)
+    }
+
+    /// How many topics there are.
+    ///
+    /// # Errors
+    /// [`Error`] when the store cannot be read.
+    pub fn topic_count(&self) -> Result<u64, Error> {
+        let row = self
+            .store
+            .row(self.shard, Table::Shard, &row::shard_key())?;
+        let row = row.map(|row| row::decode::<ShardRow>(Table::Shard, &row));
+        Ok(row.transpose()?.unwrap_or_default().topic_count)
+    }
+
+    /// Topics that do not keep all messages for ever, in the order of their ids; `after` is the last id of the page before.
+    ///
+    /// # Errors
+    /// [`Error`] when the store cannot be read.
+    pub fn retained_topics(
+        &self,
+        after: Option<TopicId>,
+        limit: usize,
+    ) -> Result<Vec<TopicRow>, Error> {
+        let mut after = after.map(row::retention_key);
+        let mut topics = Vec::new();
+        while topics.len() < limit {
+            let range = RowRange {
+                prefix: &[],
+                after: after.as_deref(),
+            };
+            let wanted = limit - topics.len();
+            let rows = self
+                .store
+                .rows(self.shard, Table::Retention, range, wanted)?;
+            let Some((last, _)) = rows.last() else { break };
+            after = Some(last.clone());
+            for (key, row) in &rows {
+                let name: TopicName = row::decode(Table::Retention, row)?;
+                // Deleted between the two reads when it is not there.
+                let topic = self.topic(&name)?;
+                topics.extend(topic.filter(|topic| row::retention_key(topic.id) == key));
             }
         }
         Ok(topics)
@@ -206,7 +254,7 @@ impl View {
     ) -> Result<Vec<Subscription>, Error> {
         let table = Table::SubscriptionBySubscriber;
         let prefix = row::subscriber_prefix(subscriber);
-        let last_id = crate::types::TopicId::from_bits(u64::MAX);
+        let last_id = TopicId::from_bits(u64::MAX);
         let mut after = after.map(|after| row::twin_key(subscriber, after, last_id));
         let mut found = Vec::new();
         while found.len() < limit {
@@ -258,10 +306,4 @@ impl View {
         let messages = topic.first_offset..topic.next_offset;
         Ok(self.store.offset_at(topic.id, messages, time)?)
     }
-}
-
-/// The name in a key from a byte on.
-fn name_at(key: &Bytes, skip: usize) -> Option<Name> {
-    let text = std::str::from_utf8(key.get(skip..)?).ok()?;
-    Name::new(text).ok()
 }

@@ -33,39 +33,73 @@ pub(super) struct Change {
     pub(super) value: Option<Vec<u8>>,
 }
 
-/// Whether a scan goes on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Flow {
-    /// Give me the next one.
-    More,
-    /// That was all I need.
-    Enough,
+impl Change {
+    pub(super) fn removal(space: Space, key: Vec<u8>) -> Self {
+        Self {
+            space,
+            key,
+            value: None,
+        }
+    }
 }
 
-/// Is shown a key and its value, and says whether the scan goes on.
-pub(super) type Visit<'a> = dyn FnMut(&[u8], Bytes) -> Result<Flow, Error> + 'a;
+/// What a write survives once it has returned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Durability {
+    /// The end of the process.
+    Process,
+    /// A power cut.
+    Power,
+}
 
-/// An ordered map of bytes with atomic groups of writes. Key ranges are half open.
-pub(super) trait Engine: Send + Sync {
+/// A key and its value.
+pub(super) type Pair = (Bytes, Bytes);
+
+/// Keys and values in order.
+pub(super) type Pairs<'a> = Box<dyn Iterator<Item = Result<Pair, Error>> + 'a>;
+
+/// An ordered map of bytes that is read. Key ranges are half open, and empty when they are inverted. While an iterator lives, its thread
+/// must not call the source again.
+pub(super) trait Source: Send + Sync {
     fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, Error>;
 
-    /// Visits keys and values in order.
-    fn scan(&self, space: Space, keys: Range<&[u8]>, visit: &mut Visit<'_>) -> Result<(), Error>;
+    /// Keys and values of a range as they are at one moment.
+    fn scan(&self, space: Space, keys: Range<&[u8]>) -> Pairs<'_>;
 
     /// The first keys of a range, without reading the values.
     fn keys(&self, space: Space, keys: Range<&[u8]>, limit: usize) -> Result<Vec<Bytes>, Error>;
 
     /// The greatest key of a range, with its value.
-    fn last(&self, space: Space, keys: Range<&[u8]>) -> Result<Option<(Bytes, Bytes)>, Error>;
+    fn last(&self, space: Space, keys: Range<&[u8]>) -> Result<Option<Pair>, Error>;
+}
 
-    /// Makes all changes or none, and shows them to readers in the order given.
-    fn write(&self, changes: Vec<Change>) -> Result<(), Error>;
+/// The map that is written too. One thread writes at a time.
+pub(super) trait Engine: Source + 'static {
+    /// The map as it was at one moment.
+    type Frozen: Source + 'static;
 
-    /// Everything written before is on stable storage afterwards.
-    fn sync(&self) -> Result<(), Error>;
+    /// The map as it is now.
+    fn freeze(&self) -> Result<Self::Frozen, Error>;
 
-    /// See [`super::TopicStore::is_calm`].
+    /// Writes batches with ascending keys, all or none; they survive a power cut.
+    ///
+    /// [`Error::Full`] leaves the engine in need of [`revive`](Self::revive).
+    fn ingest(&self, batches: &mut dyn Iterator<Item = ([u8; 16], Vec<u8>)>) -> Result<(), Error>;
+
+    /// Makes all changes or none.
+    ///
+    /// [`Error::Full`] leaves the engine in need of [`revive`](Self::revive); it may have made the changes then.
+    fn write(&self, changes: Vec<Change>, durability: Durability) -> Result<(), Error>;
+
+    /// [`Error::Stopped`] when the engine has stopped itself and needs [`revive`](Self::revive).
+    fn check(&self) -> Result<(), Error>;
+
+    /// Makes the engine usable again after a full disk, or when it has stopped itself. Frozen maps end.
+    fn revive(&self) -> Result<(), Error>;
+
+    /// Whether nothing is left to catch up with.
     fn is_calm(&self) -> bool;
 
+    /// What the engine knows of the figures.
     fn figures(&self) -> Result<Figures, Error>;
 }

@@ -1,15 +1,19 @@
-//! The engine that forgets: ordered maps in memory, for tests and simulation. Its values are encoded and checked as on disk.
+//! The engine that forgets: ordered maps in memory, for tests and simulation. Its values are encoded and checked as on disk. There is no
+//! thread: whoever fills the memtable, or asks for a checkpoint, flushes it.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
-use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+use std::ops::{Bound, Range};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
 
-use super::engine::{Change, Engine, Flow, Space, Visit};
+use super::engine::{Change, Durability, Engine, Pair, Pairs, Source, Space};
 use super::kv::KvStore;
 use super::{Error, Figures};
 use crate::types::ByteCount;
+
+/// Memory that collects commits before they are encoded: little, so that tests reach the engine.
+const MEMTABLE_BYTES: ByteCount = ByteCount(1 << 20);
 
 /// A topic store in memory.
 pub type MemoryStore = KvStore<Memory>;
@@ -18,7 +22,7 @@ impl MemoryStore {
     /// An empty store.
     #[must_use]
     pub fn new() -> Self {
-        Self::empty(Memory::default())
+        Self::unattended(Memory::default(), MEMTABLE_BYTES)
     }
 }
 
@@ -28,92 +32,144 @@ impl Default for MemoryStore {
     }
 }
 
-type Map = BTreeMap<Bytes, Bytes>;
-
 /// Two ordered maps behind one lock.
 #[derive(Debug, Default)]
 pub struct Memory {
     maps: RwLock<Maps>,
 }
 
-#[derive(Debug, Default)]
-struct Maps {
-    messages: Map,
-    meta: Map,
+/// The maps at one moment. They share their content until one of them is written.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Maps {
+    messages: Arc<BTreeMap<Bytes, Bytes>>,
+    meta: Arc<BTreeMap<Bytes, Bytes>>,
 }
 
 impl Maps {
-    fn of(&self, space: Space) -> &Map {
+    fn of(&self, space: Space) -> &Arc<BTreeMap<Bytes, Bytes>> {
         match space {
             Space::Messages => &self.messages,
             Space::Meta => &self.meta,
         }
     }
+
+    /// The pairs of a range. Looks each one up anew, and so needs nothing but the map.
+    fn walk(&self, space: Space, keys: Range<&[u8]>) -> impl Iterator<Item = Pair> + use<> {
+        let map = Arc::clone(self.of(space));
+        let mut start = Bound::Included(Bytes::copy_from_slice(keys.start));
+        let end = Bytes::copy_from_slice(keys.end);
+        std::iter::from_fn(move || {
+            let (key, value) = first(&map, start.as_ref().map(Bytes::as_ref), &end)?;
+            start = Bound::Excluded(key.clone());
+            Some((key, value))
+        })
+    }
+
+    fn change(&mut self, change: Change) {
+        let map = match change.space {
+            Space::Messages => &mut self.messages,
+            Space::Meta => &mut self.meta,
+        };
+        let map = Arc::make_mut(map);
+        let key = Bytes::from(change.key);
+        match change.value {
+            Some(value) => map.insert(key, value.into()),
+            None => map.remove(&key),
+        };
+    }
+}
+
+fn first(map: &BTreeMap<Bytes, Bytes>, start: Bound<&[u8]>, end: &[u8]) -> Option<Pair> {
+    let (Bound::Included(least) | Bound::Excluded(least)) = start else {
+        return None;
+    };
+    // An empty or inverted range would panic in the map.
+    if least >= end {
+        return None;
+    }
+    let mut pairs = map.range::<[u8], _>((start, Bound::Excluded(end)));
+    pairs
+        .next()
+        .map(|(key, value)| (key.clone(), value.clone()))
+}
+
+impl Source for Maps {
+    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, Error> {
+        Ok(self.of(space).get(key).cloned())
+    }
+
+    fn scan(&self, space: Space, keys: Range<&[u8]>) -> Pairs<'_> {
+        Box::new(self.walk(space, keys).map(Ok))
+    }
+
+    fn keys(&self, space: Space, keys: Range<&[u8]>, limit: usize) -> Result<Vec<Bytes>, Error> {
+        let found = self.walk(space, keys).map(|(key, _)| key);
+        Ok(found.take(limit).collect())
+    }
+
+    fn last(&self, space: Space, keys: Range<&[u8]>) -> Result<Option<Pair>, Error> {
+        if keys.start >= keys.end {
+            return Ok(None);
+        }
+        let bounds = (Bound::Included(keys.start), Bound::Excluded(keys.end));
+        let last = self.of(space).range::<[u8], _>(bounds).next_back();
+        Ok(last.map(|(key, value)| (key.clone(), value.clone())))
+    }
 }
 
 impl Memory {
     /// A panic of another thread cannot leave a map half changed in a way that reading makes worse.
-    fn read(&self) -> RwLockReadGuard<'_, Maps> {
-        self.maps.read().unwrap_or_else(PoisonError::into_inner)
+    fn maps(&self) -> Maps {
+        let maps = self.maps.read().unwrap_or_else(PoisonError::into_inner);
+        maps.clone()
     }
 }
 
-fn within(map: &Map, keys: Range<&[u8]>) -> impl DoubleEndedIterator<Item = (Bytes, Bytes)> {
-    // An empty or inverted range would panic in the map.
-    (keys.start < keys.end)
-        .then(|| {
-            map.range::<[u8], _>((
-                std::ops::Bound::Included(keys.start),
-                std::ops::Bound::Excluded(keys.end),
-            ))
-        })
-        .into_iter()
-        .flatten()
-        .map(|(key, value)| (key.clone(), value.clone()))
-}
-
-impl Engine for Memory {
+impl Source for Memory {
     fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, Error> {
-        Ok(self.read().of(space).get(key).cloned())
+        self.maps().get(space, key)
     }
 
-    fn scan(&self, space: Space, keys: Range<&[u8]>, visit: &mut Visit<'_>) -> Result<(), Error> {
-        let maps = self.read();
-        for (key, value) in within(maps.of(space), keys) {
-            if visit(&key, value)? == Flow::Enough {
-                break;
-            }
-        }
-        Ok(())
+    fn scan(&self, space: Space, keys: Range<&[u8]>) -> Pairs<'_> {
+        Box::new(self.maps().walk(space, keys).map(Ok))
     }
 
     fn keys(&self, space: Space, keys: Range<&[u8]>, limit: usize) -> Result<Vec<Bytes>, Error> {
-        let maps = self.read();
-        let found = within(maps.of(space), keys).map(|(key, _)| key);
-        Ok(found.take(limit).collect())
+        self.maps().keys(space, keys, limit)
     }
 
-    fn last(&self, space: Space, keys: Range<&[u8]>) -> Result<Option<(Bytes, Bytes)>, Error> {
-        Ok(within(self.read().of(space), keys).next_back())
+    fn last(&self, space: Space, keys: Range<&[u8]>) -> Result<Option<Pair>, Error> {
+        self.maps().last(space, keys)
+    }
+}
+
+impl Engine for Memory {
+    type Frozen = Maps;
+
+    fn freeze(&self) -> Result<Maps, Error> {
+        Ok(self.maps())
     }
 
-    fn write(&self, changes: Vec<Change>) -> Result<(), Error> {
+    fn ingest(&self, batches: &mut dyn Iterator<Item = ([u8; 16], Vec<u8>)>) -> Result<(), Error> {
+        let changes = batches.map(|(key, value)| Change {
+            space: Space::Messages,
+            key: key.to_vec(),
+            value: Some(value),
+        });
+        self.write(changes.collect(), Durability::Power)
+    }
+
+    fn write(&self, changes: Vec<Change>, _: Durability) -> Result<(), Error> {
         let mut maps = self.maps.write().unwrap_or_else(PoisonError::into_inner);
-        for change in changes {
-            let map = match change.space {
-                Space::Messages => &mut maps.messages,
-                Space::Meta => &mut maps.meta,
-            };
-            let key = Bytes::from(change.key);
-            match change.value {
-                Some(value) => map.insert(key, value.into()),
-                None => map.remove(&key),
-            };
-        }
+        changes.into_iter().for_each(|change| maps.change(change));
         Ok(())
     }
 
-    fn sync(&self) -> Result<(), Error> {
+    fn check(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn revive(&self) -> Result<(), Error> {
         Ok(())
     }
 
@@ -122,8 +178,8 @@ impl Engine for Memory {
     }
 
     fn figures(&self) -> Result<Figures, Error> {
-        let maps = self.read();
-        let entries = maps.messages.iter().chain(&maps.meta);
+        let maps = self.maps();
+        let entries = maps.messages.iter().chain(&*maps.meta);
         let bytes = entries.map(|(key, value)| (key.len() + value.len()) as u64);
         Ok(Figures {
             disk_bytes: ByteCount(bytes.sum()),

@@ -1,22 +1,29 @@
 //! The topic store: what a peer's shards have applied, as rows and batches on disk.
 //!
-//! One database holds all shards of a peer. A shard commits the rows and batches of a group of log entries together with its *mark*, in
-//! one atomic write, so that an entry is applied exactly once although nothing is synced here: after a power cut the store is as it
-//! was at some earlier mark, and the shared log is replayed from there. [`TopicStore::checkpoint`] makes all marks durable, and
-//! [`TopicStore::durable_mark`] is the only gate for purging the log.
+//! One database holds all shards of a peer. A shard commits the rows and batches of a group of log entries together with its *mark* into
+//! a sorted memtable. A full memtable is sealed at a commit's end and flushed by a thread of its own, so an entry is applied exactly once
+//! although nothing is written here at once: after the end of the process the store is as the last flush left it, and the shared log is
+//! replayed from its marks. [`TopicStore::checkpoint`] flushes now, and [`TopicStore::durable_mark`] is the only gate for purging the log.
 //!
 //! The store never decides anything: no clock, no retention, no check of what a row means. What cannot be removed at once (a deleted
 //! topic) is *doomed* in a commit and swept later in bounded steps, apart from the log: doomed things carry ids that are never reused.
 //!
 //! Begin with [`TopicStore`]; `key.rs` and `value.rs` have the formats, `kv.rs` the one implementation above two engines:
-//! [`FjallStore`] (disk) and [`MemoryStore`] (tests and simulation).
+//! [`FjallStore`] (disk) and [`MemoryStore`] (tests and simulation). `memtable.rs` holds what is not flushed, `flush.rs` flushes it,
+//! `read.rs` reads both as one.
 
+mod cause;
 mod disk;
 mod engine;
 mod error;
+mod flush;
+mod inspect;
 mod key;
 mod kv;
 mod memory;
+mod memtable;
+mod read;
+mod replace;
 mod sweep;
 mod value;
 
@@ -24,11 +31,15 @@ mod value;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::sync::watch;
 
 pub use disk::{FjallStore, Options};
-pub use error::Error;
+pub use error::{Cause, Error};
+pub use inspect::{Finding, Inspected, InspectedShard, inspect};
 pub use memory::MemoryStore;
 pub use sweep::{Doom, Twin};
 
@@ -56,6 +67,8 @@ pub enum Table {
     Subscription = 8,
     /// Topics that a subscriber follows, by subscriber and topic name.
     SubscriptionBySubscriber = 9,
+    /// Topics that do not keep their messages for ever, by topic.
+    Retention = 10,
 }
 
 /// A key of a row, without shard and table, and the row.
@@ -99,34 +112,48 @@ pub struct Writes {
 pub struct Figures {
     /// Bytes on disk, the engine's own log included.
     pub disk_bytes: ByteCount,
-    /// Files of the engine's own log. Grows without bound when flushes hang.
+    /// Memory that holds what is not flushed yet.
+    pub memtable_bytes: ByteCount,
+    /// Flushes of the memtable since the start.
+    pub flush_count: u64,
+    /// Bytes that these flushes wrote into the engine.
+    pub flushed_bytes: ByteCount,
+    /// Whether the last flush found the disk full and is tried again.
+    pub is_waiting_for_room: bool,
+    /// Files of the engine's own log. Grows when flushes hang.
     pub journal_count: u64,
+    /// Bytes of the engine's own log.
+    pub journal_bytes: ByteCount,
     /// Tables not yet merged. Many of them slow reads and in the end writes.
     pub l0_table_count: u64,
-    /// Flushes that wait.
-    pub flush_count: u64,
+    /// All tables.
+    pub table_count: u64,
+    /// Files of values kept apart from their keys.
+    pub blob_file_count: u64,
+    /// Bytes in these files that nothing refers to any more and that are not given back yet.
+    pub stale_blob_bytes: ByteCount,
+    /// Flushes inside the engine that wait.
+    pub engine_flush_count: u64,
+    /// Compactions that run.
+    pub compaction_count: u64,
 }
 
-/// Rows and batches of the shards of one peer. Calls block: from async code use a blocking thread.
+/// The first damage met in each shard, by the shard's number.
+pub type Damaged = BTreeMap<u16, Arc<Error>>;
+
+/// What a source of records outside the store ended with.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Reads the rows and batches of shards. Calls block: from async code use a blocking thread.
 ///
 /// Readers may run beside a commit. A single row or batch is then seen before or after it; a commit makes its batches visible before
 /// its rows, so what a row speaks of can be read.
-pub trait TopicStore: Send + Sync {
+pub trait Reader: Send + Sync {
     /// The mark of the shard's last commit; `None` when there was none.
     ///
     /// # Errors
     /// [`Error`] when the engine fails or the mark is damaged.
     fn mark(&self, shard: Vertex) -> Result<Option<Bytes>, Error>;
-
-    /// The last mark of the shard that a power cut cannot take back. The log may be purged up to it and no further.
-    fn durable_mark(&self, shard: Vertex) -> Option<Bytes>;
-
-    /// Makes all changes, or none, and sets the shard's mark. Survives the end of the process at once, a power cut from the next
-    /// [`checkpoint`](Self::checkpoint) on.
-    ///
-    /// # Errors
-    /// [`Error`] when the engine fails: the store is then not usable any more.
-    fn commit(&self, shard: Vertex, writes: Writes, mark: Bytes) -> Result<(), Error>;
 
     /// One row.
     ///
@@ -146,10 +173,11 @@ pub trait TopicStore: Send + Sync {
         limit: usize,
     ) -> Result<Vec<Row>, Error>;
 
-    /// The messages of a topic in a range, cut exactly at its borders and limits. Payloads share the engine's memory.
+    /// The messages of a topic in a range, cut exactly at its borders and limits. Payloads share the store's memory. Nothing when the
+    /// range begins before the first message that is left.
     ///
     /// # Errors
-    /// [`Error`] when the engine fails or a batch is damaged.
+    /// [`Error`] when the engine fails, or a batch is damaged or missing between two others.
     fn batches(&self, topic: TopicId, range: BatchRange) -> Result<Vec<StoredBatch>, Error>;
 
     /// The batch that holds a message, or the last one before it.
@@ -159,28 +187,76 @@ pub trait TopicStore: Send + Sync {
     fn batch_at(&self, topic: TopicId, offset: Offset) -> Result<Option<StoredBatch>, Error>;
 
     /// Where the first batch appended at `time` or later begins, among the messages from `first` up to, not including, `next`; `next`
-    /// when all are older. Takes a logarithmic number of reads.
+    /// when all are older. Messages that are not there any more count as older. Takes a logarithmic number of reads.
     ///
     /// # Errors
     /// [`Error`] when the engine fails, or a batch is damaged or missing.
     fn offset_at(
         &self,
         topic: TopicId,
-        messages: std::ops::Range<Offset>,
+        messages: Range<Offset>,
         time: Timestamp,
     ) -> Result<Offset, Error>;
+}
 
-    /// Removes at most about `limit` doomed rows and batches, of any shard, and says how many; 0 when nothing is doomed.
+/// Rows and batches of the shards of one peer. Calls block: from async code use a blocking thread.
+pub trait TopicStore: Reader {
+    /// The last mark of the shard that neither the end of the process nor a power cut can take back. The log may be purged up to it and
+    /// no further.
+    fn durable_mark(&self, shard: Vertex) -> Option<Bytes>;
+
+    /// Makes all changes and sets the shard's mark, in memory. Readers see them at once; they survive the end of the process from the
+    /// next flush on, all or none of them. Waits while two memtables are full. Commits of one shard come one after the other.
+    ///
+    /// # Errors
+    /// [`Error`] when the store has failed: nothing is changed, and nothing can be any more.
+    fn commit(&self, shard: Vertex, writes: Writes, mark: Bytes) -> Result<(), Error>;
+
+    /// Removes at most about `limit` doomed rows and batches, of any shard, and says how many; 0 when nothing is doomed. Only what was
+    /// doomed before the last flush is removed.
     ///
     /// # Errors
     /// [`Error`] when the engine fails.
     fn sweep(&self, limit: usize) -> Result<usize, Error>;
 
-    /// Makes everything committed before the call durable.
+    /// Flushes all that was committed before the call: it is durable afterwards. Cheap when there is nothing.
     ///
     /// # Errors
-    /// [`Error`] when the disk fails: the store is then not usable any more, and trying again would hide the loss.
+    /// [`Error::Full`] when the disk is full: the store goes on and tries again by itself. Any other [`Error`] when the disk fails: the
+    /// store is then not usable any more, and trying again would hide the loss.
     fn checkpoint(&self) -> Result<(), Error>;
+
+    /// All shards as the last flush left them. What is committed or swept later does not show. For the newest state call
+    /// [`checkpoint`](Self::checkpoint) first. Keeps old files on disk as long as it lives.
+    ///
+    /// # Errors
+    /// [`Error`] when the engine fails.
+    fn snapshot(&self) -> Result<Arc<dyn Reader>, Error>;
+
+    /// Replaces all that the store holds of a shard, durably. Not atomic for readers: in between they see nothing or a part. After a
+    /// crash in between, or an error, the shard is empty and without a mark, never mixed. No commit of this shard may run beside it.
+    /// The caller's parts may not overlap: no key in two of them.
+    ///
+    /// # Errors
+    /// [`Error::Part`] when `parts` ends with an error, any other [`Error`] as for [`checkpoint`](Self::checkpoint).
+    fn replace(
+        &self,
+        shard: Vertex,
+        parts: &mut dyn Iterator<Item = Result<Writes, BoxError>>,
+        mark: Bytes,
+    ) -> Result<(), Error>;
+
+    /// Removes all that the store holds of a shard, its mark and its damage too, durably. No commit of this shard may run beside it.
+    ///
+    /// # Errors
+    /// [`Error`] as for [`checkpoint`](Self::checkpoint).
+    fn erase(&self, shard: Vertex) -> Result<(), Error>;
+
+    /// The shards whose part of the store is damaged, each with what was met first. A shard is in it until it is erased or replaced.
+    fn damaged(&self) -> watch::Receiver<Damaged>;
+
+    /// Why the store cannot be written any more; `None` while it can.
+    fn failed(&self) -> watch::Receiver<Option<Arc<Error>>>;
 
     /// Whether the next commit is sure not to wait for flushes or compactions: nothing is left to catch up with.
     fn is_calm(&self) -> bool;

@@ -5,19 +5,24 @@
 //! kind u8 = 1 ‖ topic u64                                            all batches of a topic
 //! kind u8 = 2 ‖ table u8 ‖ length u16 ‖ prefix                       all rows whose keys begin so
 //! kind u8 = 3 ‖ table u8 ‖ length u16 ‖ prefix ‖ table u8 ‖ suffix   the same, and each row's twin
+//! kind u8 = 4 ‖ topic u64 ‖ offset u64                               the batches of a topic that end at or before the offset
 //! ```
 
 use bytes::Bytes;
 
-use super::engine::{Change, Engine, Space};
-use super::{Error, Table, key};
-use crate::types::TopicId;
+use super::engine::{Change, Durability, Engine, Source, Space};
+use super::flush::Shared;
+use super::kv::noted;
+use super::{Error, Table, key, value};
+use crate::types::{Offset, TopicId};
 
 /// What the sweep is to remove. Nothing may write there any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Doom {
     /// All batches of a topic.
     Batches(TopicId),
+    /// The batches of a topic that end at or before the offset; one that straddles it stays.
+    BatchesBefore(TopicId, Offset),
     /// All rows of the shard's table whose keys begin so.
     Rows {
         /// The table.
@@ -41,6 +46,7 @@ pub struct Twin {
 const BATCHES: u8 = 1;
 const ROWS: u8 = 2;
 const ROWS_AND_TWINS: u8 = 3;
+const BATCHES_BEFORE: u8 = 4;
 
 impl Doom {
     /// The part of the key that says what is doomed.
@@ -49,6 +55,12 @@ impl Doom {
             Self::Batches(topic) => {
                 let mut bytes = vec![BATCHES];
                 bytes.extend_from_slice(&topic.to_bits().to_be_bytes());
+                bytes
+            }
+            Self::BatchesBefore(topic, offset) => {
+                let mut bytes = vec![BATCHES_BEFORE];
+                bytes.extend_from_slice(&topic.to_bits().to_be_bytes());
+                bytes.extend_from_slice(&offset.0.to_be_bytes());
                 bytes
             }
             Self::Rows {
@@ -77,6 +89,10 @@ struct Target<'a> {
     space: Space,
     /// What the keys in the engine begin with.
     prefix: Vec<u8>,
+    /// Where the keys end.
+    end: Vec<u8>,
+    /// Batches that end after this offset stay.
+    before: Option<Offset>,
     /// What the twins' keys begin with, and end with.
     twin: Option<(Vec<u8>, &'a [u8])>,
 }
@@ -84,82 +100,126 @@ struct Target<'a> {
 impl<'a> Target<'a> {
     fn new(shard: u16, doom: &'a [u8]) -> Option<Self> {
         let (kind, rest) = doom.split_first()?;
-        if *kind == BATCHES {
-            let topic: [u8; 8] = rest.try_into().ok()?;
-            return Some(Self {
-                space: Space::Messages,
-                prefix: topic.to_vec(),
-                twin: None,
-            });
+        match *kind {
+            BATCHES => Some(Self::batches(rest.try_into().ok()?, None)),
+            BATCHES_BEFORE => {
+                let (topic, offset) = rest.split_first_chunk::<8>()?;
+                let offset = Offset(u64::from_be_bytes(offset.try_into().ok()?));
+                Some(Self::batches(*topic, Some(offset)))
+            }
+            ROWS | ROWS_AND_TWINS => Self::rows(shard, *kind, rest),
+            _ => None,
         }
+    }
+
+    fn batches(topic: [u8; 8], before: Option<Offset>) -> Self {
+        let end = before.map(|offset| [topic, offset.0.to_be_bytes()].concat());
+        Self {
+            space: Space::Messages,
+            prefix: topic.to_vec(),
+            end: end.unwrap_or_else(|| key::after_prefix(&topic)),
+            before,
+            twin: None,
+        }
+    }
+
+    fn rows(shard: u16, kind: u8, rest: &'a [u8]) -> Option<Self> {
         let shard = shard.to_be_bytes();
         let (table, rest) = rest.split_first()?;
         let (length, rest) = rest.split_first_chunk::<2>()?;
         let (prefix, rest) = rest.split_at_checked(usize::from(u16::from_be_bytes(*length)))?;
-        let twin = match *kind {
-            ROWS => None,
-            ROWS_AND_TWINS => {
-                let (table, suffix) = rest.split_first()?;
-                Some(([&shard[..], &[*table]].concat(), suffix))
-            }
-            _ => return None,
+        let twin = if kind == ROWS_AND_TWINS {
+            let (table, suffix) = rest.split_first()?;
+            Some(([&shard[..], &[*table]].concat(), suffix))
+        } else {
+            None
         };
+        let prefix = [&shard[..], &[*table], prefix].concat();
         Some(Self {
             space: Space::Meta,
-            prefix: [&shard[..], &[*table], prefix].concat(),
+            end: key::after_prefix(&prefix),
+            prefix,
+            before: None,
             twin,
         })
     }
 
+    /// Whether the last key of those wanted is one that must stay.
+    fn is_spared(&self, engine: &impl Source, key: &[u8]) -> Result<bool, Error> {
+        let Some(before) = self.before else {
+            return Ok(false);
+        };
+        // Batches follow each other densely: only the last that begins before the offset can end after it.
+        let value = engine.get(self.space, key)?;
+        let batch = value.map(|value| value::decode_batch(key, &value));
+        Ok(batch
+            .transpose()?
+            .is_some_and(|batch| batch.next_offset() > before))
+    }
+
     /// The keys to remove for one key found.
     fn removals(&self, key: &[u8]) -> impl Iterator<Item = Change> {
-        let removal = |space, key| Change {
-            space,
-            key,
-            value: None,
-        };
         let rest = key.get(self.prefix.len()..).unwrap_or_default();
         let twin = self.twin.as_ref().map(|(prefix, suffix)| {
-            removal(Space::Meta, [prefix.as_slice(), rest, suffix].concat())
+            Change::removal(Space::Meta, [prefix.as_slice(), rest, suffix].concat())
         });
-        std::iter::once(removal(self.space, key.to_vec())).chain(twin)
+        std::iter::once(Change::removal(self.space, key.to_vec())).chain(twin)
     }
 }
 
-/// One step: goes through the dooms until `limit` keys are removed.
-pub(super) fn sweep(engine: &impl Engine, limit: usize) -> Result<usize, Error> {
+/// One step: goes through the dooms until `limit` keys are removed. What cannot be read is damage of its shard, and keeps no other
+/// shard's dooms waiting.
+pub(super) fn sweep<E: Engine>(shared: &Shared<E>, limit: usize) -> Result<usize, Error> {
     let prefix = key::dooms();
-    let range = prefix.as_slice()..&*key::after_prefix(&prefix);
-    let dooms = engine.keys(Space::Meta, range, limit)?;
+    let end = key::after_prefix(&prefix);
+    let dooms = shared
+        .engine
+        .keys(Space::Meta, &prefix..&end, limit.saturating_add(1))?;
     let mut removed = 0;
-    for doom in dooms {
+    for key in dooms {
         if removed >= limit {
             break;
         }
-        removed += sweep_one(engine, &doom, limit - removed)?;
+        let (shard, doom) = key::peer_parts(&key).unwrap_or_default();
+        let swept = sweep_one(shared, (shard, doom), &key, limit - removed);
+        match noted(&shared.damage, shard, swept) {
+            Ok(count) => removed += count,
+            Err(error) if error.is_damage() => {}
+            Err(error) => return Err(error),
+        }
     }
     Ok(removed)
 }
 
-fn sweep_one(engine: &impl Engine, doom: &[u8], limit: usize) -> Result<usize, Error> {
-    let target = key::peer_parts(doom)
-        .and_then(|(shard, doom)| Target::new(shard, doom))
-        .ok_or_else(|| Error::Format {
-            space: Space::Meta.name(),
-            key: key::hex(doom),
-            what: "not a doom",
-        })?;
-    let end = key::after_prefix(&target.prefix);
-    let keys = engine.keys(target.space, target.prefix.as_slice()..&end, limit)?;
+fn sweep_one<E: Engine>(
+    shared: &Shared<E>,
+    (shard, doom): (u16, &[u8]),
+    doom_key: &[u8],
+    limit: usize,
+) -> Result<usize, Error> {
+    let target = Target::new(shard, doom).ok_or_else(|| Error::Format {
+        space: Space::Meta.name(),
+        key: key::hex(doom_key),
+        what: "not a doom",
+    })?;
+    let _gate = shared.write_gate();
+    // One more than may be removed, so that it is known whether there are more.
+    let range = target.prefix.as_slice()..target.end.as_slice();
+    let wanted = limit.saturating_add(1);
+    let mut keys = shared.engine.keys(target.space, range, wanted)?;
+    let is_done = keys.len() <= limit;
+    if !is_done {
+        keys.truncate(limit);
+    } else if let Some(last) = keys.last()
+        && target.is_spared(&shared.engine, last)?
+    {
+        keys.pop();
+    }
     let mut changes: Vec<Change> = keys.iter().flat_map(|key| target.removals(key)).collect();
-    if keys.len() < limit {
-        changes.push(Change {
-            space: Space::Meta,
-            key: doom.to_vec(),
-            value: None,
-        });
+    if is_done {
+        changes.push(Change::removal(Space::Meta, doom_key.to_vec()));
     }
     let removed = changes.len();
-    engine.write(changes)?;
+    shared.engine.write(changes, Durability::Process)?;
     Ok(removed)
 }

@@ -17,8 +17,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::config::{Config, Setting, Sources};
+use crate::consensus::Role;
+use crate::env::disk::{Disk, SystemDisk};
 use crate::env::net::{self, Listener};
-use crate::node::Node;
+use crate::node::{Error, Node};
+use crate::replica::{Phase, Replica};
 use crate::types::{PeerId, Vertex};
 
 /// How long a cluster in one process may take to elect its leaders, with a debug build on a busy machine.
@@ -90,11 +93,14 @@ impl TestCluster {
     }
 
     async fn launch(&mut self, peer: usize, listener: Option<Listener>) {
-        let config = self.config(peer);
-        let node = Node::start(config, listener)
-            .await
-            .unwrap_or_else(|error| panic!("peer {peer} does not start: {error}"));
+        let started = self.try_launch(peer, listener).await;
+        started.unwrap_or_else(|error| panic!("peer {peer} does not start: {error}"));
+    }
+
+    async fn try_launch(&mut self, peer: usize, listener: Option<Listener>) -> Result<(), Error> {
+        let node = Node::start(self.config(peer), listener).await?;
         self.nodes[peer] = Some(node);
+        Ok(())
     }
 
     /// The settings of one peer of the cluster.
@@ -179,6 +185,44 @@ impl TestCluster {
         self.launch(peer, None).await;
     }
 
+    /// As [`Self::start_peer`], for a peer that may refuse.
+    ///
+    /// # Errors
+    /// Why it refuses.
+    pub async fn try_start_peer(&mut self, peer: usize) -> Result<(), Error> {
+        self.try_launch(peer, None).await
+    }
+
+    /// Starts those peers again whose disk failed under them, as a supervisor would, and says which.
+    pub async fn restart_failed(&mut self) -> Vec<usize> {
+        let mut failed = Vec::new();
+        for peer in 0..self.nodes.len() {
+            let node = self.nodes[peer].as_ref();
+            if node.is_some_and(|node| node.failed().borrow().is_some()) {
+                self.stop_peer(peer).await;
+                self.start_peer(peer).await;
+                failed.push(peer);
+            }
+        }
+        failed
+    }
+
+    /// The folder of a peer's data.
+    pub fn peer_dir(&self, peer: usize) -> PathBuf {
+        self.config(peer).peer_dir()
+    }
+
+    /// Empties the folder of a stopped peer: what it looks like when its disk was replaced.
+    ///
+    /// # Panics
+    /// When the peer runs.
+    pub fn wipe_peer(&self, peer: usize) {
+        assert!(self.nodes[peer].is_none(), "peer {peer} is stopped");
+        SystemDisk
+            .remove_directory(&self.peer_dir(peer))
+            .expect("the folder of a stopped peer can be removed");
+    }
+
     /// Stops all peers.
     pub async fn stop(&mut self) {
         for peer in 0..self.nodes.len() {
@@ -231,6 +275,68 @@ impl TestCluster {
                 );
             }
         }
+    }
+
+    /// What keeps the running replicas from being whole: one does not serve, is not in its place in the group, is behind, cannot be read, or
+    /// differs from another. `None`: they all hold the same, to the last byte. Nobody must write meanwhile.
+    pub async fn replicas_differ(&self) -> Option<String> {
+        let nodes = || self.nodes.iter().flatten();
+        let shards: std::collections::BTreeSet<Vertex> = nodes()
+            .flat_map(|node| node.replicas().all())
+            .map(|replica| replica.shard())
+            .collect();
+        for shard in shards {
+            let replicas: Vec<(PeerId, Replica)> = nodes()
+                .filter_map(|node| Some((node.peer(), node.replicas().get(shard)?)))
+                .collect();
+            if let Some(problem) = self.out_of_place(&replicas) {
+                return Some(format!("shard {shard}: {problem}"));
+            }
+            let mut digests = Vec::new();
+            for (peer, replica) in replicas {
+                let digest = tokio::task::spawn_blocking(move || replica.view().digest()).await;
+                match digest.expect("a digest does not panic") {
+                    Ok(digest) => digests.push((peer, digest)),
+                    Err(error) => return Some(format!("shard {shard} on peer {peer}: {error}")),
+                }
+            }
+            if digests.windows(2).any(|pair| pair[0].1 != pair[1].1) {
+                return Some(format!("shard {shard} differs: {digests:?}"));
+            }
+        }
+        None
+    }
+
+    fn out_of_place(&self, replicas: &[(PeerId, Replica)]) -> Option<String> {
+        let statuses: Vec<_> = replicas
+            .iter()
+            .map(|(peer, replica)| (*peer, replica.phase(), replica.status()))
+            .collect();
+        for (peer, phase, _) in &statuses {
+            if *phase != Phase::Serving {
+                return Some(format!("peer {peer} is {phase:?}"));
+            }
+        }
+        let last = statuses.iter().filter_map(|(_, _, now)| now.last).max();
+        let leader = statuses
+            .iter()
+            .find(|(_, _, now)| now.role == Role::Leader)
+            .map(|(_, _, now)| now);
+        let Some(leader) = leader else {
+            return Some("nobody leads".to_owned());
+        };
+        if statuses.iter().any(|(_, _, now)| now.applied != last) {
+            return Some(format!("some are behind {last:?}: {statuses:?}"));
+        }
+        let voters = leader.replicas.iter().filter(|member| member.is_voter);
+        let is_settled = voters.count() % 2 == 1
+            && replicas.len() <= leader.replicas.len()
+            && leader.replicas.len() <= self.addresses.len()
+            && leader
+                .replicas
+                .windows(2)
+                .all(|pair| pair[0].peer != pair[1].peer);
+        (!is_settled).then(|| format!("the members are {:?}", leader.replicas))
     }
 
     async fn wait_until_applied(&self, shard: Vertex, deadline: Instant) {

@@ -30,7 +30,7 @@ pub(crate) struct Placement {
     pub(crate) ticket: u64,
     /// Its shard.
     pub(crate) shard: u16,
-    /// Entry, cut or purge; others are not placed.
+    /// Entry, cut, purge or reset; others are not placed.
     pub(crate) kind: Kind,
     /// As in the record.
     pub(crate) position: LogPosition,
@@ -178,6 +178,16 @@ impl ShardLog {
         }
     }
 
+    /// Takes all away. The places of entries stay until it is durable, so that their segments do.
+    pub(crate) fn reset(&mut self, ticket: u64) {
+        *self = Self {
+            cut_ticket: ticket,
+            slots_first: self.slots_first,
+            slots: std::mem::take(&mut self.slots),
+            ..Self::default()
+        };
+    }
+
     fn forget(&mut self, pop: impl FnOnce(&mut VecDeque<Recent>) -> Option<Recent>) {
         if let Some(recent) = pop(&mut self.recent) {
             self.recent_bytes -= recent.entry.payload.len() as u64 + RECENT_BYTES;
@@ -213,6 +223,10 @@ impl ShardLog {
             }
             Kind::Cut => self.slots.truncate(self.slot_at(index)),
             Kind::Purged => self.drop_slots(index.saturating_add(1)),
+            Kind::Reset => {
+                self.slots.clear();
+                self.slots_first = 0;
+            }
             Kind::HardState | Kind::Committed | Kind::Mark => {}
         }
     }
@@ -242,6 +256,14 @@ impl ShardLog {
     /// The oldest segment that has an entry still needed.
     pub(crate) fn oldest_segment(&self) -> Option<u32> {
         self.slots.front().map(|slot| slot.segment)
+    }
+
+    /// The last entry that lies in segments before this one. What is not yet as the disk has it does not count.
+    pub(crate) fn last_before(&self, segment: u32) -> Option<LogIndex> {
+        let count = self.slots.partition_point(|slot| slot.segment < segment) as u64;
+        let last = self.slots_first.checked_add(count)?.checked_sub(1)?;
+        let last = last.min(self.durable?.index.0);
+        (last >= self.first.max(self.slots_first)).then_some(LogIndex(last))
     }
 
     /// Where the visible entries from `from` on are, before `to` and up to `bytes`, but at least one when there is one.
@@ -306,6 +328,7 @@ impl ShardLog {
             }
             Kind::HardState => self.hard_state = Some(Bytes::copy_from_slice(payload)),
             Kind::Committed => self.committed = Some(Bytes::copy_from_slice(payload)),
+            Kind::Reset => self.reset(0),
             Kind::Mark => {}
         }
         self.place(placement);

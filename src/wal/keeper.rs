@@ -131,7 +131,7 @@ impl Keeper {
                 return Ok(segment);
             }
         }
-        // What failed in the background may succeed now, when space was freed; if not, the log fails.
+        // What failed in the background may succeed now, when space was freed.
         let segment = self.factory.create(self.next_number)?;
         self.next_number = segment.number.saturating_add(1);
         Ok(segment)

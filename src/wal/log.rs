@@ -55,6 +55,8 @@ pub struct Options {
     pub queue_wait_max: Duration,
     /// Bytes of the latest entries that each shard keeps in memory, for replication and for applying.
     pub cache_bytes_max: ByteCount,
+    /// How long the log waits before it tries again to make a segment on a full disk.
+    pub room_retry_interval: Duration,
     /// After this long without work a mark is written, which lets a start tell damage to the last records from a torn write.
     pub idle_after: Duration,
 }
@@ -70,6 +72,7 @@ impl Options {
             queue_bytes_max: ByteCount(64 << 20),
             queue_wait_max: Duration::from_secs(10),
             cache_bytes_max: ByteCount(8 << 20),
+            room_retry_interval: Duration::from_millis(200),
             idle_after: Duration::from_millis(50),
         }
     }
@@ -210,6 +213,10 @@ impl RaftLog for Wal {
 
     fn durable(&self, shard: Vertex) -> Option<LogPosition> {
         self.shared.lock().shards.get(&shard.index())?.durable
+    }
+
+    fn aged(&self, shard: Vertex, keep: ByteCount) -> Option<LogIndex> {
+        self.shared.lock().aged(shard.index(), keep.0)
     }
 
     fn figures(&self) -> Figures {

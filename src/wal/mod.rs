@@ -5,8 +5,10 @@
 //! and never takes damage for an end. The formats are at the top of `record.rs` and `segment.rs`, the rules of a start in `recovery.rs`. Begin
 //! with [`RaftLog`], then [`Wal`] and `writer.rs`.
 
+mod check;
 mod error;
 mod index;
+mod inspect;
 mod keeper;
 mod log;
 mod queue;
@@ -26,6 +28,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 pub use error::Error;
+pub use inspect::{Inspected, InspectedSegment, inspect};
 pub use log::{Options, Wal};
 pub use record::{Broken, Kind, Record};
 pub use segment::{Header, HeaderError};
@@ -79,6 +82,11 @@ pub enum Op {
         /// The last entry purged, with what the caller wants to know of it.
         purged: Purged,
     },
+    /// Takes away all that the shard's log holds, as if it had never been written: entries, states and what was purged.
+    Reset {
+        /// The shard.
+        shard: Vertex,
+    },
 }
 
 impl Op {
@@ -89,7 +97,8 @@ impl Op {
             | Self::HardState { shard, .. }
             | Self::Committed { shard, .. }
             | Self::TruncateAfter { shard, .. }
-            | Self::Purge { shard, .. } => *shard,
+            | Self::Purge { shard, .. }
+            | Self::Reset { shard } => *shard,
         }
     }
 }
@@ -106,8 +115,8 @@ pub struct Purged {
 /// The most bytes of a hard state, a committed state or a purge's state: they are repeated in each segment.
 pub const STATE_BYTES_MAX: u64 = 4096;
 
-/// Called once, on the log's thread, when the operations are durable, or with [`Error::Failed`] when that will never be known. It must not
-/// block; it may submit.
+/// Called once, on the log's thread, when the operations are durable, or with [`Error::Failed`] when that will never be known, or with
+/// [`Error::Closed`] when the log was shut down while the disk was full. It must not block; it may submit.
 pub type Completion = Box<dyn FnOnce(Result<(), Error>) + Send>;
 
 /// What a shard's log holds, as submitted.
@@ -134,6 +143,8 @@ pub struct Figures {
     pub segments: u32,
     /// Syncs since it was opened.
     pub syncs: u64,
+    /// The disk is full: nothing becomes durable until there is room for a segment. It is tried again and again.
+    pub is_waiting_for_room: bool,
 }
 
 /// Whose log it is. A log opens only for the one who wrote it.
@@ -191,6 +202,10 @@ pub trait RaftLog: Send + Sync {
 
     /// The highest entry known to be durable, with all before it.
     fn durable(&self, shard: Vertex) -> Option<LogPosition>;
+
+    /// The shard's last durable entry that lies only in segments older than the newest ones that take `keep` bytes on disk: with all up to it
+    /// purged for each shard, those older segments go. `None` when there is none.
+    fn aged(&self, shard: Vertex, keep: ByteCount) -> Option<LogIndex>;
 
     /// Lets the log forget entries that are no longer needed. Space comes back by whole segments, later.
     ///

@@ -11,7 +11,9 @@ use std::thread::{self, ThreadId};
 
 use bytes::Bytes;
 use tokio::sync::watch;
+use tracing::{info, warn};
 
+use super::check::{after, check};
 use super::index::{Placement, ShardLog};
 use super::record::record_bytes;
 use super::segment::Segment;
@@ -50,6 +52,8 @@ pub(crate) struct State {
     status: Status,
     /// The writer waits without an end, because all that was written is marked.
     is_resting: bool,
+    /// The writer waits for the disk to have room.
+    is_waiting_for_room: bool,
     /// The thread that must not wait for room, because it makes it.
     writer: Option<ThreadId>,
 }
@@ -106,6 +110,7 @@ impl Shared {
                 ticket: 0,
                 status: Status::Open,
                 is_resting: false,
+                is_waiting_for_room: false,
                 writer: None,
             }),
             wake: Condvar::new(),
@@ -133,7 +138,7 @@ impl Shared {
         let bytes = self.prepare(&mut ops)?;
         let is_urgent = ops.iter().any(|op| !matches!(op, Op::Committed { .. }));
         let mut state = self.wait_for_room(bytes)?;
-        state.check(&ops)?;
+        check(&state.shards, &ops)?;
         let first_ticket = state.ticket + 1;
         state.ticket += ops.len() as u64;
         for (ticket, op) in (first_ticket..).zip(&ops) {
@@ -187,7 +192,7 @@ impl Shared {
                     bytes += sized(&purged.state, limit.min(record_bytes(STATE_BYTES_MAX)))?;
                     copy_small(&mut purged.state);
                 }
-                Op::TruncateAfter { .. } => bytes += record_bytes(0),
+                Op::TruncateAfter { .. } | Op::Reset { .. } => bytes += record_bytes(0),
             }
         }
         Ok(bytes)
@@ -296,6 +301,7 @@ impl Shared {
             bytes: ByteCount(bytes.sum()),
             segments: u32::try_from(state.segments.len()).unwrap_or(u32::MAX),
             syncs: self.syncs.load(Ordering::Relaxed),
+            is_waiting_for_room: state.is_waiting_for_room,
         }
     }
 
@@ -319,10 +325,36 @@ impl Shared {
         self.wake.notify_one();
     }
 
-    /// The writer ended in order.
-    pub(crate) fn closed(&self) {
-        self.lock().status = Status::Closed;
+    /// Waits a while for others to make room on the disk; [`Error::Closed`] when the log is to end meanwhile.
+    pub(crate) fn wait_for_disk(&self) -> Result<(), Error> {
+        let mut state = self.lock();
+        if !std::mem::replace(&mut state.is_waiting_for_room, true) {
+            warn!("the disk is full: the log waits for room for a segment");
+        }
+        let is_open = |state: &mut State| matches!(state.status, Status::Open);
+        let interval = self.options.room_retry_interval;
+        let waited = self.wake.wait_timeout_while(state, interval, is_open);
+        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.accepts()
+    }
+
+    /// There was room on the disk.
+    pub(crate) fn had_room(&self) {
+        if std::mem::take(&mut self.lock().is_waiting_for_room) {
+            info!("the disk has room again: the log goes on");
+        }
+    }
+
+    /// The writer ended in order. `jobs` and all that is queued are what a full disk did not take.
+    pub(crate) fn closed(&self, jobs: Vec<Job>) {
+        let mut state = self.lock();
+        state.status = Status::Closed;
+        let queued = std::mem::take(&mut state.queue);
+        drop(state);
         self.room.notify_all();
+        for done in jobs.into_iter().chain(queued).filter_map(|job| job.done) {
+            done(Err(Error::Closed));
+        }
     }
 
     /// Fails the log for good, unless it has ended: `jobs` and all that is queued will never be durable.
@@ -371,30 +403,18 @@ impl State {
         }
     }
 
-    /// Checks that the operations, one after the other, fit the logs of their shards.
-    fn check(&self, ops: &[Op]) -> Result<(), Error> {
-        let mut ranges: BTreeMap<u16, (u64, u64)> = BTreeMap::new();
-        for op in ops {
-            let shard = op.shard().index();
-            let visible = || self.shards.get(&shard).map_or((0, 0), ShardLog::range);
-            let (first, next) = ranges.entry(shard).or_insert_with(visible);
-            match op {
-                Op::Append { entries, .. } => {
-                    for entry in entries {
-                        *next = appended(shard, (*first, *next), entry.position.index)?;
-                    }
-                }
-                Op::TruncateAfter { last, .. } => {
-                    *next = (*next).min(after(*last).max(*first));
-                }
-                Op::Purge { purged, .. } => {
-                    *first = (*first).max(after(Some(purged.position.index)));
-                    *next = (*next).max(*first);
-                }
-                Op::HardState { .. } | Op::Committed { .. } => {}
+    /// See [`super::RaftLog::aged`].
+    pub(crate) fn aged(&self, shard: u16, keep: u64) -> Option<LogIndex> {
+        let mut kept: u64 = 0;
+        let mut oldest_kept = u32::MAX;
+        for segment in self.segments.values().rev() {
+            if kept >= keep {
+                break;
             }
+            kept = kept.saturating_add(u64::from(segment.bytes));
+            oldest_kept = segment.number;
         }
-        Ok(())
+        self.shards.get(&shard)?.last_before(oldest_kept)
     }
 
     /// Makes a checked operation visible.
@@ -411,6 +431,7 @@ impl State {
             Op::TruncateAfter { last, .. } => log.cut(ticket, after(*last)),
             Op::Purge { purged, .. } if purged.position.index.0 < log.range().0 => {}
             Op::Purge { purged, .. } => log.purge(ticket, purged.clone()),
+            Op::Reset { .. } => log.reset(ticket),
         }
     }
 
@@ -429,30 +450,4 @@ impl State {
         self.is_urgent = self.queue.iter().any(|job| job.done.is_some());
         jobs
     }
-}
-
-/// The index after the last one to keep.
-pub(crate) fn after(last: Option<LogIndex>) -> u64 {
-    last.map_or(0, |last| last.0.saturating_add(1))
-}
-
-/// The next index after an append at `index`.
-fn appended(shard: u16, (first, next): (u64, u64), index: LogIndex) -> Result<u64, Error> {
-    if index.0 < first {
-        let first = LogIndex(first);
-        return Err(Error::Purged {
-            shard,
-            index,
-            first,
-        });
-    }
-    if index.0 > next {
-        let (expected, found) = (LogIndex(next), index);
-        return Err(Error::Gap {
-            shard,
-            expected,
-            found,
-        });
-    }
-    Ok(index.0.saturating_add(1))
 }

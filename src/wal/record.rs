@@ -9,7 +9,7 @@
 //!  24     8  term: of the entry; of the last one purged; else 0
 //!  32     4  synced position: the bytes of this segment before it were durable before this record was written
 //!  36     2  shard, the index of its vertex; 0 in a mark
-//!  38     1  kind: 1 entry, 2 hard state, 3 committed, 4 purged, 5 cut, 6 mark
+//!  38     1  kind: 1 entry, 2 hard state, 3 committed, 4 purged, 5 cut, 6 mark, 7 reset
 //!  39     1  zero
 //!  40     n  payload, then zeros up to a multiple of 8
 //! ```
@@ -39,6 +39,8 @@ pub enum Kind {
     Cut,
     /// Nothing, but its synced position: that all before it was durable.
     Mark,
+    /// Nothing that came before counts for the shard.
+    Reset,
 }
 
 impl Kind {
@@ -50,6 +52,7 @@ impl Kind {
             Self::Purged => 4,
             Self::Cut => 5,
             Self::Mark => 6,
+            Self::Reset => 7,
         }
     }
 
@@ -61,6 +64,7 @@ impl Kind {
             Self::Purged,
             Self::Cut,
             Self::Mark,
+            Self::Reset,
         ]
         .into_iter()
         .find(|kind| kind.code() == code)
@@ -199,8 +203,13 @@ impl<'a> Record<'a> {
 /// for the search for intact records behind a broken one; the checksum is still to be checked.
 pub(crate) fn proof_bytes(prefix: &[u8; PREFIX_BYTES], position: u32) -> Option<u64> {
     let synced = u32::from_le_bytes(number(prefix, 32));
+    plausible_bytes(prefix).filter(|_| synced > position)
+}
+
+/// How long the record is that may begin here; `None` when the prefix cannot be that of one.
+pub(crate) fn plausible_bytes(prefix: &[u8; PREFIX_BYTES]) -> Option<u64> {
     let [code, zero] = number(prefix, 38);
-    let is_plausible = synced > position && zero == 0 && Kind::from_code(code).is_some();
+    let is_plausible = zero == 0 && Kind::from_code(code).is_some();
     is_plausible.then(|| record_bytes(u64::from(u32::from_le_bytes(number(prefix, 4)))))
 }
 

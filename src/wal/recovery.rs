@@ -125,7 +125,7 @@ fn open_all(disk: &dyn Disk, directory: &Path, identity: &Identity) -> Result<Ve
                 file,
             });
         }
-        match Segment::open(disk, path.clone(), number, identity)? {
+        match Segment::open(disk.open(&path)?, path.clone(), number, Some(identity))? {
             Opened::Segment(segment) => segments.push(segment),
             Opened::Incomplete if at + 1 == numbers.len() => {
                 disk.remove(&path)?;
@@ -225,7 +225,13 @@ fn checked_spares(
 
 impl Replay {
     fn scan(&mut self, segment: Segment) -> Result<Scanned, Error> {
-        let end = segment.scan(|position, record| self.visit(&segment, position, record))?;
+        let end = segment.scan(HEADER_BYTES, |position, record| {
+            self.visit(&segment, position, record)
+        })?;
+        if end.position == HEADER_BYTES {
+            // What is behind a damaged first record proves it; the next segment would only prove that something is missing.
+            checked_tail(&segment, &end)?;
+        }
         if end.position > HEADER_BYTES || self.last.is_none() {
             let (position, found) = (end.position, end.found.clone());
             self.last = Some((segment.path.clone(), End { position, found }));
@@ -270,7 +276,7 @@ impl Replay {
     }
 }
 
-fn placement(segment: &Segment, position: u32, record: &Record<'_>) -> Placement {
+pub(crate) fn placement(segment: &Segment, position: u32, record: &Record<'_>) -> Placement {
     Placement {
         ticket: 0,
         shard: record.shard,

@@ -18,7 +18,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::record::{ALIGNMENT, Broken, PREFIX_BYTES, Record, checksum, number, proof_bytes};
+use super::record::{
+    ALIGNMENT, Broken, PREFIX_BYTES, Record, checksum, number, plausible_bytes, proof_bytes,
+};
 use super::{Error, Identity};
 use crate::env::disk::{self, Disk, File};
 use crate::types::{Incarnation, PeerId};
@@ -189,14 +191,13 @@ impl Segment {
         })
     }
 
-    /// Opens the segment with this number and checks that it is the caller's own.
+    /// Takes a file as the segment with this number, and checks that it is the caller's own when the caller says who that is.
     pub(crate) fn open(
-        disk: &dyn Disk,
+        file: Arc<dyn File>,
         path: PathBuf,
         number: u32,
-        identity: &Identity,
+        owner: Option<&Identity>,
     ) -> Result<Opened, Error> {
-        let file = disk.open(&path)?;
         let length = file.length()?;
         let damaged = |found: String| Error::Damaged {
             file: path.clone(),
@@ -230,8 +231,8 @@ impl Segment {
                     .ok_or_else(|| damaged(found));
             }
         };
-        if header.identity != *identity {
-            let (expected, found) = (identity.clone(), header.identity);
+        if let Some(owner) = owner.filter(|owner| header.identity != **owner) {
+            let (expected, found) = (owner.clone(), header.identity);
             return Err(Error::Foreign {
                 file: path,
                 expected,
@@ -252,13 +253,14 @@ impl Segment {
         }))
     }
 
-    /// Visits the records from the beginning, as long as they are intact and `visit` wants to go on (`Ok(Some(why not))` ends it).
+    /// Visits the records from a place on, as long as they are intact and `visit` wants to go on (`Ok(Some(why not))` ends it).
     pub(crate) fn scan(
         &self,
+        from: u32,
         mut visit: impl FnMut(u32, &Record<'_>) -> Result<Option<String>, Error>,
     ) -> Result<End, Error> {
         let mut window = Window::new(&*self.file, self.bytes);
-        let mut position = HEADER_BYTES;
+        let mut position = from;
         loop {
             let prefix = window.get(position, PREFIX_BYTES as u64)?;
             let length = u32::from_le_bytes(number(prefix, 4));
@@ -335,6 +337,24 @@ impl Segment {
             .and_then(|prefix| proof_bytes(prefix, end));
         let bytes = window.get(position, length.unwrap_or(0))?;
         Ok(Record::decode(bytes, self.salt).is_ok_and(|record| record.synced <= position))
+    }
+
+    /// The first intact record after a place and not after another.
+    pub(crate) fn next_intact(&self, after: u32, last: u32) -> Result<Option<u32>, Error> {
+        let mut window = Window::new(&*self.file, self.bytes);
+        for position in (after..=last).step_by(ALIGNMENT).skip(1) {
+            // Nothing is proven here, so any synced position will do.
+            let prefix = window.get(position, PREFIX_BYTES as u64)?;
+            let length = prefix.first_chunk().and_then(plausible_bytes);
+            let Some(length) = length.filter(|length| *length <= u64::from(self.bytes - position))
+            else {
+                continue;
+            };
+            if Record::decode(window.get(position, length)?, self.salt).is_ok() {
+                return Ok(Some(position));
+            }
+        }
+        Ok(None)
     }
 
     /// Writes the bytes of a stretch once more and makes them durable. A sync that failed before may have left them readable but clean in

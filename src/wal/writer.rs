@@ -1,6 +1,6 @@
 //! The thread that makes the log durable: drain the queue, one write, one `fdatasync`, tell everybody.
 //!
-//! It never retries: the first failed write or sync fails the log. A new segment begins with a mark and the states of all shards, durable
+//! It never retries: the first failed write or sync fails the log; only for a new segment it waits while the disk is full. A new segment begins with a mark and the states of all shards, durable
 //! before anything else is written there, so that older segments can go. Begin with [`Writer::run`].
 
 use std::collections::BTreeMap;
@@ -8,13 +8,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::check::after;
 use super::index::{Placement, Slot};
 use super::keeper::Keeper;
-use super::queue::{Group, Job, Shared, after};
+use super::queue::{Group, Job, Shared};
 use super::record::{Kind, Record, record_bytes};
 use super::segment::{HEADER_BYTES, Segment};
 use super::{Entry, Error, Op, Purged};
-use crate::env::disk::Lock;
+use crate::env::disk::{self, Lock};
 use crate::types::{LogIndex, LogPosition, Term};
 
 /// What is repeated for a shard at the head of a segment: as written last.
@@ -68,19 +69,21 @@ impl Drop for Guard {
 impl Writer {
     /// Writes until the log is closed or fails.
     pub(crate) fn run(mut self) {
-        let guard = Guard(Arc::clone(&self.shared));
+        let _guard = Guard(Arc::clone(&self.shared));
         self.shared.begin();
         loop {
             let group = self.shared.next_group(self.is_marked);
-            if let Err(error) = self.write(&group) {
-                self.shared.fail(error, group.jobs);
-                return;
+            match self.write(&group) {
+                Ok(()) => {}
+                // Shut down while it waited for room: what is written of the group may come back, as after a power cut.
+                Err(Error::Closed) => return self.end(group.jobs),
+                Err(error) => return self.shared.fail(error, group.jobs),
             }
             self.shared.publish(&group.jobs, &self.placements);
             let has_purged = self
                 .placements
                 .iter()
-                .any(|placed| placed.kind == Kind::Purged);
+                .any(|placed| matches!(placed.kind, Kind::Purged | Kind::Reset));
             self.placements.clear();
             for done in group.jobs.into_iter().filter_map(|job| job.done) {
                 done(Ok(()));
@@ -89,13 +92,16 @@ impl Writer {
                 self.remove_unneeded();
             }
             if group.is_last {
-                break;
+                return self.end(Vec::new());
             }
         }
+    }
+
+    /// Gives the directory back before it says so.
+    fn end(self, unwritten: Vec<Job>) {
         let shared = Arc::clone(&self.shared);
         drop(self);
-        shared.closed();
-        drop(guard);
+        shared.closed(unwritten);
     }
 
     fn write(&mut self, group: &Group) -> Result<(), Error> {
@@ -152,6 +158,11 @@ impl Writer {
                     &purged.state,
                 )?;
                 self.head(shard).purged = Some(purged.clone());
+                Ok(())
+            }
+            Op::Reset { .. } => {
+                self.place(ticket, (Kind::Reset, shard, NOWHERE), &[])?;
+                self.heads.remove(&shard);
                 Ok(())
             }
         }
@@ -258,7 +269,13 @@ impl Writer {
 
     /// Begins the next segment. The buffer is empty and all before is durable.
     fn roll(&mut self) -> Result<(), Error> {
-        let next = self.keeper.take()?;
+        let next = loop {
+            match self.keeper.take() {
+                Err(Error::Disk(disk::Error::Full { .. })) => self.shared.wait_for_disk()?,
+                taken => break taken?,
+            }
+        };
+        self.shared.had_room();
         self.enter(Arc::new(next))
     }
 

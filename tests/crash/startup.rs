@@ -45,12 +45,22 @@ fn refusal(folder: &Path, port: u16, more: &[&str]) -> String {
 }
 
 /// Killed when dropped.
-struct Running(Child);
+struct Running {
+    child: Child,
+    log: tempfile::NamedTempFile,
+}
+
+impl Running {
+    /// What it has said so far.
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.log.path()).unwrap()
+    }
+}
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -58,8 +68,10 @@ impl Drop for Running {
 fn start(folder: &Path, more: &[&str]) -> Running {
     let port = free_port();
     let mut command = command(folder, port, more);
-    command.stderr(Stdio::null());
-    let running = Running(command.spawn().unwrap());
+    let log = tempfile::NamedTempFile::new().unwrap();
+    command.stderr(log.reopen().unwrap());
+    let child = command.spawn().unwrap();
+    let running = Running { child, log };
     let deadline = Instant::now() + REFUSED_WITHIN;
     let address = format!("http://127.0.0.1:{port}");
     loop {
@@ -71,6 +83,15 @@ fn start(folder: &Path, more: &[&str]) -> Running {
             return running;
         }
         assert!(Instant::now() < deadline, "the peer does not serve");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Waits until the peer, alone in its shard, leads it: its vote is then in the log.
+fn wait_for_leader(running: &Running) {
+    let deadline = Instant::now() + REFUSED_WITHIN;
+    while !running.log().contains("ready=true") {
+        assert!(Instant::now() < deadline, "no leader: {}", running.log());
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -142,20 +163,34 @@ fn directory_in_use_is_refused() {
     );
 }
 
-// G7: damage is refused with the file, the position, what was expected and what was found.
+/// Files below a folder whose name begins so.
+fn named(folder: &Path, prefix: &str) -> Vec<String> {
+    let names = std::fs::read_dir(folder).unwrap();
+    let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.starts_with(prefix)).collect()
+}
+
+// G7: damage is told with the file, the position, what was expected and what was found, and what is damaged is kept for whoever wants to look.
 #[test]
-fn damaged_log_is_refused_with_its_place() {
+fn damaged_log_is_moved_aside_and_its_place_is_told() {
     let folder = tempfile::tempdir().unwrap();
-    drop(start(folder.path(), &[]));
+    // Every peer alone: it needs no other to know who it is.
+    let alone = ["--dimension", "1", "--replication-factor", "1"];
+    let peer = folder.path().join("peer-000");
     // A second life: what the first one wrote is then followed by records that prove it durable.
-    drop(start(folder.path(), &[]));
-    let segment = folder.path().join("peer-000/wal/0000000001.wal");
+    for _ in 0..2 {
+        let running = start(folder.path(), &alone);
+        wait_for_leader(&running);
+    }
+    let segment = peer.join("wal/0000000001.wal");
     let mut bytes = std::fs::read(&segment).unwrap();
     bytes[64 + 20] ^= 1;
     std::fs::write(&segment, bytes).unwrap();
-    let sentence = refusal(folder.path(), free_port(), &[]);
+    let running = start(folder.path(), &alone);
+    assert_eq!(named(&peer, "wal.damaged-"), ["wal.damaged-1"]);
+    let told = running.log();
     assert!(
-        sentence.contains("0000000001.wal") && sentence.contains("damaged at byte 64"),
-        "{sentence}"
+        told.contains("0000000001.wal") && told.contains("damaged at byte 64"),
+        "{told}"
     );
 }

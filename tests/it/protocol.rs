@@ -5,8 +5,7 @@ use cubecast_sdk::proto::v1::cluster_service_client::ClusterServiceClient;
 use cubecast_sdk::proto::v1::{
     ClearFaultsRequest, InjectFaultRequest, JoinClusterRequest, LeaveClusterRequest,
     MoveVertexRequest, PinTopicRequest, PublishStreamRequest, ReplicaPullRequest, SnapshotRequest,
-    StopNodeRequest, StreamPullRequest, SyncReplicaRequest, VerifyReplicasRequest,
-    WatchClusterRequest,
+    StopNodeRequest, StreamPullRequest, SyncReplicaRequest, WatchClusterRequest,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -142,7 +141,6 @@ async fn not_done(wire: &Wire) -> Vec<(&'static str, Status)> {
         "PinTopic": cluster.pin_topic(PinTopicRequest::default()),
         "InjectFault": cluster.inject_fault(InjectFaultRequest::default()),
         "ClearFaults": cluster.clear_faults(ClearFaultsRequest::default()),
-        "VerifyReplicas": cluster.verify_replicas(VerifyReplicasRequest::default()),
         "Snapshot": cluster.snapshot(SnapshotRequest::default()),
     ]);
     errors

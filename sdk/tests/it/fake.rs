@@ -53,6 +53,10 @@ struct State {
     sequences: HashMap<(u64, u64), u64>,
     cursor: u64,
     topics: HashMap<String, String>,
+    /// What a batch says of topics in place of creating them.
+    refused_topics: HashMap<String, VecDeque<v1::ErrorReason>>,
+    /// Messages that retention has removed below the cursor.
+    missed: u64,
     /// The vertex that answers all calls.
     leader: Option<String>,
 }
@@ -94,6 +98,24 @@ impl FakeCluster {
             .entry(peer)
             .or_default()
             .push_back(fault);
+    }
+
+    /// The next batch that names the topic says this of it and, unless the outcome is unknown, does not create it.
+    pub fn refuse_topic(&self, topic: &str, reason: v1::ErrorReason) {
+        self.state
+            .lock()
+            .unwrap()
+            .refused_topics
+            .entry(topic.to_owned())
+            .or_default()
+            .push_back(reason);
+    }
+
+    /// Removes the first messages, as retention does.
+    pub fn trim(&self, next_offset: u64) {
+        let mut state = self.state.lock().unwrap();
+        state.missed += next_offset - state.cursor;
+        state.cursor = next_offset;
     }
 
     /// The peer's calls are answered in the name of this vertex from now on.
@@ -155,6 +177,9 @@ impl State {
             }
             .encode_to_vec()),
             "CreateTopic" => self.create_topic(v1::CreateTopicRequest::decode(request).unwrap()),
+            "BatchCreateTopics" => {
+                Ok(self.create_topics(v1::BatchCreateTopicsRequest::decode(request).unwrap()))
+            }
             "DeleteTopic" => {
                 let topic = v1::DeleteTopicRequest::decode(request).unwrap().topic;
                 self.topics
@@ -200,6 +225,43 @@ impl State {
         Ok(v1::CreateTopicResponse { topic, placement }.encode_to_vec())
     }
 
+    fn create_topics(&mut self, batch: v1::BatchCreateTopicsRequest) -> Vec<u8> {
+        let results = batch.topics.into_iter().map(|topic| {
+            let refused = self.refused_topics.get_mut(&topic.topic);
+            let refused = refused.and_then(VecDeque::pop_front);
+            let request = v1::CreateTopicRequest {
+                topic: topic.topic,
+                request_id: batch.request_id.clone(),
+                ..Default::default()
+            };
+            let done = match refused {
+                Some(v1::ErrorReason::OutcomeUnknown) | None => self.create_topic(request).err(),
+                Some(_) => None,
+            };
+            let error = match (refused, done) {
+                (Some(reason), _) => Some((reason, Code::Unavailable)),
+                (None, Some(status)) => Some((v1::ErrorReason::TopicAlreadyExists, status.code())),
+                (None, None) => None,
+            };
+            let result = match error {
+                Some((reason, code)) => v1::topic_creation::Result::Error(v1::StreamError {
+                    code: code.into(),
+                    reason: reason.into(),
+                    ..Default::default()
+                }),
+                None => v1::topic_creation::Result::Created(v1::CreateTopicResponse {
+                    topic: Some(v1::Topic::default()),
+                    placement: Some(v1::Placement::default()),
+                }),
+            };
+            v1::TopicCreation {
+                result: Some(result),
+            }
+        });
+        let results = results.collect();
+        v1::BatchCreateTopicsResponse { results }.encode_to_vec()
+    }
+
     fn publish(&mut self, request: v1::PublishRequest) -> Result<Vec<u8>, Status> {
         if let Some(index) = request
             .messages
@@ -239,7 +301,10 @@ impl State {
     }
 
     fn pull(&mut self, request: &v1::PullRequest) -> Vec<u8> {
-        self.cursor = self.cursor.max(request.acknowledge_to.unwrap_or_default());
+        if let Some(next_offset) = request.acknowledge_to {
+            self.cursor = self.cursor.max(next_offset);
+            self.missed = 0;
+        }
         let from = usize::try_from(self.cursor).unwrap();
         let messages: Vec<_> = self
             .messages
@@ -262,6 +327,7 @@ impl State {
             batches,
             next_offset,
             cursor: self.cursor,
+            missed: self.missed,
             ..Default::default()
         }
         .encode_to_vec()

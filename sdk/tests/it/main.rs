@@ -6,6 +6,7 @@
     reason = "a test proves things with these"
 )]
 
+mod batch;
 mod fake;
 
 use std::collections::HashSet;
@@ -284,6 +285,36 @@ async fn refusals_last_no_longer_than_the_deadline() {
     let error = client.publish("news", ["a"]).await.unwrap_err();
     assert_eq!(error.reason(), Some(Reason::NoQuorum));
     assert!(begun.elapsed() < Duration::from_secs(1));
+}
+
+#[tokio::test]
+async fn full_disk_is_waited_for_within_the_deadline() {
+    let cluster = FakeCluster::start(2).await;
+    let client = client(&cluster).await;
+    for peer in [0, 1] {
+        cluster.fail(peer, refuse(tonic::Code::ResourceExhausted, "STORAGE_FULL"));
+    }
+    client.publish("news", ["a"]).await.unwrap();
+    assert_eq!(cluster.payloads(), ["a"]);
+}
+
+#[tokio::test]
+async fn removed_messages_are_told_with_the_first_that_is_left() {
+    let cluster = FakeCluster::start(1).await;
+    let client = client(&cluster).await;
+    client.publish("news", ["a", "b", "c", "d"]).await.unwrap();
+    cluster.trim(2);
+    let news = client.subscriber("reader").subscription("news");
+    let pulled = news.pull(PullOptions::new().max_messages(2)).await.unwrap();
+    assert_eq!((pulled.missed, pulled.cursor), (2, 2));
+    let mut messages = news.messages(PullOptions::new().max_messages(1));
+    for expected in [("c", 2), ("d", 0)] {
+        let message = messages.next().await.unwrap().unwrap();
+        assert_eq!(
+            (message.payload, message.missed),
+            (expected.0.into(), expected.1)
+        );
+    }
 }
 
 #[tokio::test]

@@ -17,6 +17,7 @@ use rand::{Rng, SeedableRng};
 
 use self::inode::{Change, Inode};
 use super::disk::{Disk, Error, File, LOCK_FILE, Lock};
+use crate::types::ByteCount;
 
 /// What becomes of unsynced changes at a power cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,7 +125,7 @@ impl FaultyDisk {
         self.world().sync_fails_at = Some(sync);
     }
 
-    /// All files together have at most this many bytes.
+    /// All files together have at most this many bytes, until the next reboot.
     pub fn limit(&self, bytes: u64) {
         self.world().capacity = Some(bytes);
     }
@@ -224,13 +225,18 @@ impl World {
         self.name_changes.push(changes);
     }
 
+    /// How many bytes all files have, without one of them.
+    fn used(&self, without: Option<usize>) -> usize {
+        let counted = self.names.values().filter(|inode| Some(**inode) != without);
+        counted
+            .filter_map(|inode| self.inodes.get(*inode))
+            .map(|inode| inode.now.len())
+            .sum()
+    }
+
     /// Whether the file may grow to `bytes`.
     fn has_room(&self, inode: usize, bytes: usize) -> bool {
-        let others = self.names.values().filter(|other| **other != inode);
-        let used: usize = others
-            .filter_map(|other| self.inodes.get(*other))
-            .map(|other| other.now.len())
-            .sum();
+        let used = self.used(Some(inode));
         self.capacity
             .is_none_or(|capacity| (used + bytes) as u64 <= capacity)
     }
@@ -339,6 +345,15 @@ impl Disk for FaultyDisk {
         Ok(())
     }
 
+    fn remove_directory(&self, path: &Path) -> Result<(), Error> {
+        let mut world = self.live("remove", path)?;
+        world.begin("remove", path)?;
+        let within = world.names.keys().filter(|name| name.starts_with(path));
+        let gone = within.map(|name| (name.clone(), None)).collect();
+        world.change_names(gone);
+        Ok(())
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> Result<(), Error> {
         let mut world = self.live("rename", from)?;
         world.begin("rename", from)?;
@@ -359,6 +374,12 @@ impl Disk for FaultyDisk {
             rename(&mut world.durable_names, changed, inode);
         }
         Ok(())
+    }
+
+    fn free_bytes(&self, directory: &Path) -> Result<ByteCount, Error> {
+        let world = self.live("ask for the room at", directory)?;
+        let left = |capacity: u64| capacity.saturating_sub(world.used(None) as u64);
+        Ok(ByteCount(world.capacity.map_or(u64::MAX, left)))
     }
 
     fn lock(&self, directory: &Path) -> Result<Lock, Error> {

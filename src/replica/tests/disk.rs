@@ -12,8 +12,27 @@ struct Alone {
     wal: Arc<dyn RaftLog>,
 }
 
+impl Alone {
+    async fn ready(&self) {
+        let mut leader = self.replica.leader();
+        let ready = leader.wait_for(|now| now.is_ready);
+        tokio::time::timeout_at(deadline(), ready)
+            .await
+            .unwrap()
+            .unwrap();
+    }
+}
+
 /// A new process on the disk. Its store is empty: everything comes from the log.
 async fn alone(disk: &FaultyDisk) -> Alone {
+    let parts = (Arc::new(MemoryLedger::new(Incarnation(1))), ByteCount(0));
+    let peer = begin(disk, parts);
+    peer.ready().await;
+    peer
+}
+
+/// As [`alone`], before it leads.
+fn begin(disk: &FaultyDisk, (ledger, reserve): (Arc<MemoryLedger>, ByteCount)) -> Alone {
     let disk: Arc<dyn Disk> = Arc::new(disk.for_process());
     let folder = Path::new("/peer");
     disk.create_directory(folder).unwrap();
@@ -23,12 +42,13 @@ async fn alone(disk: &FaultyDisk) -> Alone {
     };
     let entropy = Arc::new(SeededEntropy::new(1));
     let wal: Arc<dyn RaftLog> = Arc::new(Wal::open(options, Arc::clone(&disk), entropy).unwrap());
-    let acquaintances = Arc::new(Acquaintances::open(disk, folder).unwrap());
+    let acquaintances = Arc::new(Acquaintances::open(Arc::clone(&disk), folder).unwrap());
     let link = link::Options {
         identity: Identity {
             cluster: "test".to_owned(),
             peer: PeerId(0),
             directory: 0,
+            incarnation: Incarnation(1),
         },
         addresses: BTreeMap::new(),
         connect_timeout: Duration::from_secs(1),
@@ -38,12 +58,17 @@ async fn alone(disk: &FaultyDisk) -> Alone {
         wal: Arc::clone(&wal),
         store: Arc::new(MemoryStore::new()),
         peers: Peers::new(&link, acquaintances).unwrap(),
+        disk,
+        staging: folder.join("staging"),
+        room: Arc::new(Room::new(reserve)),
+        ledger,
+        clock: Arc::new(SystemClock::default()),
     };
     let node = consensus::node_id(PeerId(0), Incarnation(1));
     let group = consensus::Options {
         cluster: "test".to_owned(),
         node,
-        voters: vec![node],
+        voters: vec![PeerId(0)],
         standbys: Vec::new(),
         heartbeat_interval: Duration::from_millis(100),
         election_timeout_min: Duration::from_millis(400),
@@ -52,15 +77,7 @@ async fn alone(disk: &FaultyDisk) -> Alone {
     let options = Options {
         command_bytes_max: ByteCount(1 << 20),
     };
-    let replica = Replica::start(shard(), group, &parts, options)
-        .await
-        .unwrap();
-    let mut leader = replica.leader();
-    let ready = leader.wait_for(|now| now.is_ready);
-    tokio::time::timeout_at(deadline(), ready)
-        .await
-        .unwrap()
-        .unwrap();
+    let replica = Replica::start(shard(), group, &parts, options);
     Alone { replica, wal }
 }
 
@@ -117,6 +134,50 @@ async fn failed_sync_acknowledges_nothing_and_stops_the_replica() {
     let refused = peer.replica.propose(append("news"), deadline()).await;
     assert!(refused.is_err(), "{refused:?}");
     assert_eq!(messages(&peer.replica), 0);
+    peer.replica.stop().await;
+    peer.wal.shutdown();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replica_does_nothing_before_its_peer_knows_who_it_is() {
+    let disk = FaultyDisk::new(7);
+    let ledger = Arc::new(MemoryLedger::unsettled(Incarnation(1)));
+    let peer = begin(&disk, (Arc::clone(&ledger), ByteCount(0)));
+    let refused = peer.replica.propose(create("news"), deadline()).await;
+    assert!(
+        matches!(refused, Err(Error::Starting { .. })),
+        "{refused:?}"
+    );
+    assert_eq!(peer.wal.bounds(shard()).hard_state, None);
+    ledger.settle();
+    peer.ready().await;
+    peer.replica.stop().await;
+    peer.wal.shutdown();
+}
+
+// What it held is dropped before anything else, when the process that should have done it was killed.
+#[tokio::test(flavor = "multi_thread")]
+async fn reset_that_is_due_is_done_at_the_start() {
+    let disk = FaultyDisk::new(7);
+    let peer = alone(&disk).await;
+    let created = peer.replica.propose(create("news"), deadline()).await;
+    created.unwrap().outcome.unwrap();
+    peer.replica.stop().await;
+    peer.wal.shutdown();
+    let ledger = Arc::new(MemoryLedger::new(Incarnation(1)));
+    ledger.renew(shard(), Incarnation(2)).unwrap();
+    let peer = begin(&disk, (Arc::clone(&ledger), ByteCount(0)));
+    until("the reset is done", || {
+        !ledger.standing(shard()).is_reset_due
+    })
+    .await;
+    until("the group runs", || peer.replica.group().is_some()).await;
+    let new = consensus::node_id(PeerId(0), Incarnation(2));
+    assert_eq!(peer.replica.group().unwrap().node(), new);
+    assert_eq!(peer.wal.bounds(shard()).last, None);
+    let refused = peer.replica.read(Consistency::Eventual, deadline()).await;
+    let refused = refused.map(|_| ()).unwrap_err();
+    assert!(matches!(refused, Error::Damaged { .. }), "{refused}");
     peer.replica.stop().await;
     peer.wal.shutdown();
 }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::rpc::answer;
 
 fn why<T: std::fmt::Debug>(result: Result<T, Fault>) -> (ErrorReason, Option<String>) {
     let fault = result.unwrap_err();
@@ -167,4 +168,57 @@ fn absent_sizes_mean_defaults_and_large_ones_the_limit() {
         [0, 7, u64::MAX].map(|bytes| pull_bytes(bytes, &limits)),
         [most, ByteCount(7), most]
     );
+}
+
+fn bounds(age: Option<(i64, i32)>, bytes: Option<u64>, messages: Option<u64>) -> proto::Retention {
+    proto::Retention {
+        age: age.map(|(seconds, nanos)| prost_types::Duration { seconds, nanos }),
+        bytes,
+        messages,
+    }
+}
+
+#[test]
+fn retention_goes_there_and_back() {
+    for (age, bytes, messages) in [
+        (Some((1, 0)), None, None),
+        (Some((36_500 * 86_400, 0)), Some(1), None),
+        (Some((7, 5)), Some(u64::MAX), Some(1)),
+        (None, None, Some(u64::MAX)),
+    ] {
+        let wire = bounds(age, bytes, messages);
+        let domain = retention(Some(&wire)).unwrap();
+        assert_eq!(answer::retention(domain), Some(wire));
+    }
+    for for_ever in [None, Some(bounds(None, None, None))] {
+        let domain = retention(for_ever.as_ref()).unwrap();
+        assert_eq!(domain, Retention::FOR_EVER);
+        assert_eq!(answer::retention(domain), None);
+    }
+}
+
+#[test]
+fn retention_out_of_bounds_names_its_field() {
+    for (wire, field) in [
+        (bounds(Some((0, 999_999_999)), None, None), "retention.age"),
+        (bounds(Some((-1, 0)), None, None), "retention.age"),
+        (bounds(Some((1, -1)), None, None), "retention.age"),
+        (
+            bounds(Some((36_500 * 86_400, 1)), None, None),
+            "retention.age",
+        ),
+        (bounds(Some((i64::MAX, 0)), None, None), "retention.age"),
+        (bounds(None, Some(0), None), "retention.bytes"),
+        (bounds(None, None, Some(0)), "retention.messages"),
+    ] {
+        assert_eq!(why(retention(Some(&wire))), wrong(field), "{wire:?}");
+    }
+}
+
+#[test]
+fn batch_of_topics_has_a_limit_that_is_named() {
+    assert!(batch_count(1).is_ok() && batch_count(1000).is_ok());
+    assert_eq!(why(batch_count(0)), wrong("topics"));
+    let fault = batch_count(1001).unwrap_err();
+    assert!(fault.metadata.contains(&("limit", "1000".to_owned())));
 }

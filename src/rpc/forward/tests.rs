@@ -104,6 +104,7 @@ async fn play(
         owner: PeerId(4),
         voters: [4, 5, 6].map(PeerId).into(),
         quorum: 2,
+        replicas: 4,
     };
     run(router, places, ask, script).await
 }
@@ -323,4 +324,38 @@ async fn refusal_after_an_attempt_of_unknown_fate_is_no_definite_failure() {
         why(play(&router(), &ask(Fate::Read), &script).await),
         ErrorReason::Overloaded
     );
+}
+
+fn damaged() -> Outcome {
+    let fault = Fault::new(ErrorReason::ReplicaDamaged, "x");
+    Err(Failure::Damaged(fault.into_status()))
+}
+
+#[tokio::test]
+async fn damaged_replica_is_passed_over() {
+    let (router, script) = (router(), Script::new([damaged(), Ok("done")]));
+    let answered = play(&router, &ask(Fate::Read), &script).await.unwrap();
+    assert_eq!(answered.answer, "done");
+    assert_eq!(script.asked(), [Some(4), None]);
+}
+
+#[tokio::test]
+async fn data_is_lost_only_when_every_replica_is_damaged() {
+    let (router, script) = (router(), Script::new([(); 4].map(|()| damaged())));
+    let result = play(&router, &ask(Fate::Read), &script).await;
+    assert_eq!(why(result), ErrorReason::DataLost);
+    assert_eq!(script.asked().len(), 4);
+    let one_is_away = [damaged(), damaged(), damaged(), Err(Failure::Unreached)];
+    let script = Script::new(one_is_away);
+    let result = play(&router, &ask(Fate::Read), &script).await;
+    assert_ne!(why(result), ErrorReason::DataLost);
+}
+
+#[tokio::test]
+async fn damage_does_not_hide_a_write_of_unknown_fate() {
+    let first = [Err(Failure::Unknown), damaged(), damaged(), damaged()];
+    let outcomes = first.into_iter().chain([(); 8].map(|()| damaged()));
+    let (router, script) = (router(), Script::new(outcomes));
+    let result = play(&router, &ask(Fate::Repeatable), &script).await;
+    assert_eq!(why(result), ErrorReason::OutcomeUnknown);
 }

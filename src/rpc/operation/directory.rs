@@ -11,14 +11,6 @@ use crate::rpc::status::Fault;
 use crate::rpc::{answer, convert};
 use crate::types::{Name, PublisherId, SubscriberId, TopicName, Vertex};
 
-/// The vertex that a peer means.
-fn shard(index: u32, cluster: &Cluster) -> Result<Vertex, Fault> {
-    let vertex = u16::try_from(index)
-        .ok()
-        .and_then(|index| Vertex::new(index, cluster.dimension()).ok());
-    vertex.ok_or_else(|| convert::invalid("shard", format!("the cube has no vertex {index}")))
-}
-
 fn count(limit: u32, checks: Checks<'_>) -> Result<usize, Fault> {
     match usize::try_from(limit.min(checks.limits.page_size_max)) {
         Ok(limit) if limit > 0 => Ok(limit),
@@ -97,7 +89,7 @@ impl Operation for ListShard {
             }
         };
         Ok(Self {
-            vertex: shard(request.shard, checks.cluster)?,
+            vertex: convert::shard(request.shard, checks.cluster)?,
             kind,
             after: convert::optional_name(&request.after, "after")?,
             limit: count(request.limit, checks)?,
@@ -183,7 +175,7 @@ impl Operation for ListShardSubscriptions {
         let subscriber =
             convert::optional_name(&request.subscriber, "subscriber")?.map(SubscriberId);
         let (vertex, limit) = (
-            shard(request.shard, checks.cluster)?,
+            convert::shard(request.shard, checks.cluster)?,
             count(request.limit, checks)?,
         );
         Ok(Self {
@@ -243,7 +235,7 @@ impl Operation for RemoveSubscriptions {
     fn parse(request: &Self::Request, checks: Checks<'_>) -> Result<Self, Fault> {
         let subscriber = SubscriberId(convert::name(&request.subscriber, "subscriber")?);
         Ok(Self {
-            vertex: shard(request.shard, checks.cluster)?,
+            vertex: convert::shard(request.shard, checks.cluster)?,
             subscriber,
         })
     }

@@ -82,6 +82,7 @@ impl Operation for Pull {
                 cursor: pulled.cursor.0,
                 head_offset: pulled.head_offset.0,
                 source: Some(answer::source(api.cluster(), &here, pulled.freshness)),
+                missed: pulled.missed,
             },
         })
     }

@@ -10,7 +10,7 @@ use crate::router::Aim;
 use crate::rpc::api::Api;
 use crate::rpc::status::Fault;
 use crate::rpc::{answer, convert};
-use crate::types::{PublisherId, TopicName, Vertex};
+use crate::types::{PublisherId, Retention, TopicName, Vertex};
 
 /// Creates a topic.
 #[derive(Debug)]
@@ -26,6 +26,7 @@ impl Operation for CreateTopic {
             topic: TopicName(convert::name(&request.topic, "topic")?),
             creator: convert::optional_name(&request.publisher, "publisher")?.map(PublisherId),
             request_id: convert::request_id(&request.request_id)?,
+            retention: convert::retention(request.retention.as_ref())?,
         }))
     }
 
@@ -44,6 +45,50 @@ impl Operation for CreateTopic {
     async fn serve(&self, api: &Api, here: Here<'_>) -> Result<Self::Response, Error> {
         let topic = api.broker().create_topic(&here, &self.0).await?;
         Ok(proto::CreateTopicResponse {
+            topic: Some(answer::topic(topic, here.replica.shard())),
+            placement: Some(answer::placement_here(api.cluster(), &here)),
+        })
+    }
+}
+
+/// Changes how long a topic keeps its messages.
+#[derive(Debug)]
+pub struct UpdateTopic {
+    topic: TopicName,
+    retention: Retention,
+}
+
+impl Operation for UpdateTopic {
+    type Request = proto::UpdateTopicRequest;
+    type Response = proto::UpdateTopicResponse;
+    const PATH: &'static str = "/cubecast.v1.PeerService/UpdateTopic";
+
+    fn parse(request: &Self::Request, _: Checks<'_>) -> Result<Self, Fault> {
+        let topic = TopicName(convert::name(&request.topic, "topic")?);
+        // Absent means that this part of the topic stays as it is, and there is no other part yet.
+        if request.retention.is_none() {
+            return Err(convert::invalid("retention", "there is nothing to update"));
+        }
+        Ok(Self {
+            topic,
+            retention: convert::retention(request.retention.as_ref())?,
+        })
+    }
+
+    fn vertex(&self, cluster: &Cluster) -> Vertex {
+        cluster.place(&self.topic.0)
+    }
+
+    fn fate(&self) -> Fate {
+        Fate::Repeatable
+    }
+
+    async fn serve(&self, api: &Api, here: Here<'_>) -> Result<Self::Response, Error> {
+        let topic = api
+            .broker()
+            .set_retention(&here, &self.topic, self.retention)
+            .await?;
+        Ok(proto::UpdateTopicResponse {
             topic: Some(answer::topic(topic, here.replica.shard())),
             placement: Some(answer::placement_here(api.cluster(), &here)),
         })

@@ -7,9 +7,10 @@ use crate::consensus;
 use crate::replica;
 use crate::rpc::forward::Failure;
 use crate::rpc::status::{Fault, reason};
-use crate::shard::Refusal;
+use crate::shard::{self, Refusal};
+use crate::store;
 use crate::types::{
-    ByteCount, Name, Offset, PeerId, PublisherId, Sequence, SessionId, SubscriberId, Term,
+    ByteCount, Name, Offset, PeerId, PublisherId, Sequence, SessionId, SubscriberId, Term, TopicId,
     TopicName, Vertex,
 };
 
@@ -92,6 +93,16 @@ fn every_refusal_has_its_reason_and_facts() {
                 got,
             },
             Reason::SessionUnknown,
+            "publisher=p sequence=4 session=7",
+        ),
+        (
+            Refusal::SequenceForgotten {
+                topic: topic(),
+                publisher: publisher(),
+                session,
+                sequence: got,
+            },
+            Reason::SequenceForgotten,
             "publisher=p sequence=4 session=7",
         ),
         (
@@ -187,6 +198,50 @@ fn what_another_replica_may_do_is_not_final() {
         panic!("too large everywhere")
     };
     assert_eq!(reason(&status), Some(Reason::RequestTooLarge));
+}
+
+#[test]
+fn damaged_replica_is_left_for_another_one() {
+    let source = shard::Error::Store(store::Error::Missing {
+        topic: TopicId::new(4, 1),
+        offset: Offset(3),
+    });
+    let rows = Error::Rows {
+        shard: shard(),
+        source: std::sync::Arc::new(source),
+    };
+    let Failure::Damaged(status) = failure(rows, PeerId(4)) else {
+        panic!("another may be whole")
+    };
+    assert_eq!(reason(&status), Some(Reason::ReplicaDamaged));
+    let info = status.get_details_error_info().unwrap();
+    assert_eq!(info.metadata["peer"], "4");
+    assert_eq!(info.metadata["shard"], "100");
+}
+
+#[test]
+fn full_disk_and_rebuilt_replica_are_told_with_their_facts() {
+    let full = of(replica::Error::StorageFull {
+        free: ByteCount(7),
+        limit: ByteCount(9),
+    });
+    let Failure::Final(status) = full else {
+        panic!("the leader is full, whoever is asked")
+    };
+    assert_eq!(reason(&status), Some(Reason::StorageFull));
+    let facts = status.get_details_error_info().unwrap().metadata;
+    assert_eq!(
+        (facts["free"].as_str(), facts["limit"].as_str()),
+        ("7", "9")
+    );
+    assert!(status.get_details_retry_info().is_some());
+    let rebuilt = of(replica::Error::Damaged {
+        shard: shard(),
+        reason: "a row is damaged".to_owned(),
+    });
+    assert!(matches!(rebuilt, Failure::Damaged(_)));
+    let starting = of(replica::Error::Starting { shard: shard() });
+    assert!(matches!(starting, Failure::Elsewhere(_)));
 }
 
 #[test]

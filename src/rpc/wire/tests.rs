@@ -98,6 +98,7 @@ fn pull_response_is_the_same_on_the_wire() {
         next_offset: 8,
         cursor: 5,
         head_offset: 9,
+        missed: 9,
         source: Some(proto::ReadSource {
             served_by: "100".to_owned(),
             ..Default::default()

@@ -1,20 +1,23 @@
 //! Commands as bytes.
 
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use super::property::command;
 use super::*;
-use crate::types::{BatchError, Offset, RequestId};
+use crate::types::{BatchError, ByteCount, Offset, RequestId, TopicId};
 
-#[test]
-fn commands_of_version_1_have_these_bytes() {
+/// Those of the first day, in the order of their numbers.
+fn first_commands() -> Vec<Command> {
     let request_id = Some(RequestId([7; 16]));
-    let commands = [
+    vec![
         Command::CreateTopic {
             topic: topic("news"),
             creator: Some(publisher("alice")),
             request_id,
             at: Timestamp(300),
+            retention: Retention::FOR_EVER,
         },
         Command::DeleteTopic {
             topic: topic("news"),
@@ -57,7 +60,50 @@ fn commands_of_version_1_have_these_bytes() {
             subscriber: subscriber("bob"),
             to: Start::Earliest,
         },
-    ];
+    ]
+}
+
+fn later_commands() -> Vec<Command> {
+    vec![
+        Command::CreateTopics {
+            topics: vec![
+                NewTopic {
+                    topic: topic("a"),
+                    retention: Retention::FOR_EVER,
+                },
+                NewTopic {
+                    topic: topic("b"),
+                    retention: Retention {
+                        age: Some(Duration::from_secs(3)),
+                        bytes: Some(ByteCount(300)),
+                        messages: Some(2),
+                    },
+                },
+            ],
+            creator: Some(publisher("alice")),
+            request_id: Some(RequestId([7; 16])),
+            at: Timestamp(300),
+        },
+        Command::SetRetention {
+            topic: topic("news"),
+            retention: Retention {
+                messages: Some(5),
+                ..Retention::FOR_EVER
+            },
+        },
+        Command::Trim {
+            topic: topic("news"),
+            topic_id: TopicId::new(4, 1),
+            before: Offset(3),
+            bytes: ByteCount(9),
+        },
+        Command::Barrier { id: 7 },
+    ]
+}
+
+#[test]
+fn commands_of_version_1_have_these_bytes() {
+    let commands = [first_commands(), later_commands()].concat();
     let byte = |byte: &u8| format!("{byte:02x}");
     let hex = |bytes: &[u8]| bytes.iter().map(byte).collect::<Vec<_>>().concat();
     let lines: Vec<String> = commands
@@ -67,7 +113,10 @@ fn commands_of_version_1_have_these_bytes() {
     let text = lines.join("\n") + "\n";
     expect_test::expect_file!["../testdata/command_v1.hex"].assert_eq(&text);
     for (command, line) in commands.iter().zip(lines) {
-        assert_eq!(Command::decode(&from_hex(&line)).as_ref(), Ok(command));
+        let bytes = from_hex(&line);
+        assert_eq!(Command::decode(&bytes).as_ref(), Ok(command));
+        let is_barrier = matches!(command, Command::Barrier { .. });
+        assert_eq!(super::is_barrier(&bytes), is_barrier);
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::*;
 use crate::store::{FjallStore, Options};
-use crate::types::{ByteCount, Offset};
+use crate::types::{ByteCount, Offset, TopicId};
 
 fn open(folder: &Path) -> Arc<dyn TopicStore> {
     Arc::new(FjallStore::open(folder, Options::default()).unwrap())
@@ -29,7 +29,16 @@ fn log() -> Vec<Entry> {
         49 if number < 350 => Command::DeleteTopic {
             topic: topic("news"),
         },
-        within => append("news", Some(("alice", number / 50, within - 1)), 3),
+        25 => Command::Trim {
+            topic: topic("news"),
+            topic_id: TopicId::new(shard().index(), number / 50 + 1),
+            before: Offset(30),
+            bytes: ByteCount(90),
+        },
+        within => {
+            let trims = u64::from(within > 25);
+            append("news", Some(("alice", number / 50, within - 1 - trims)), 3)
+        }
     });
     let entries = commands.enumerate();
     entries
@@ -52,10 +61,10 @@ fn older_store_is_made_equal_by_the_rest_of_the_log() {
                 .outcomes,
         );
         if number == 20 {
-            machine.view().store.checkpoint().unwrap();
+            machine.store().checkpoint().unwrap();
             copy(new.path(), old.path());
         }
-        machine.view().store.sweep(5).unwrap();
+        machine.store().sweep(5).unwrap();
     }
     assert!(answers.iter().all(|outcome| matches!(outcome, Some(Ok(_)))));
     let mut behind = Machine::open(shard(), open(old.path())).unwrap();

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::types::{Limits, Offset};
+use crate::store::{RowRange, Table};
+use crate::types::{ByteCount, Limits, Offset, TopicId};
 
 fn first_offset(outcome: Outcome) -> (u64, bool) {
     match outcome {
@@ -63,8 +64,41 @@ fn longest_unused_session_is_forgotten_with_its_sequences() {
     let outcome = single.apply(&append("news", Some(("alice", 1, 0)), 1));
     assert_eq!(first_offset(outcome), (max + 2, false));
     let digest = single.machine.view().digest().unwrap();
-    while single.machine.view().store.sweep(100).unwrap() > 0 {}
+    while single.machine.store().sweep(100).unwrap() > 0 {}
     assert_eq!(single.machine.view().digest().unwrap(), digest);
+}
+
+/// Without end: rows are as many as the batches kept, and two for each session that waits for its next publish.
+#[test]
+fn what_publishes_got_is_forgotten_with_their_messages() {
+    let mut single = Single::new();
+    single.done(&create("news"));
+    for number in 0..900_u64 {
+        let (session, sequence) = (number % 3, number / 3);
+        single.done(&append("news", Some(("alice", session, sequence)), 2));
+        if number % 10 == 9 {
+            single.done(&Command::Trim {
+                topic: topic("news"),
+                topic_id: TopicId::new(shard().index(), 1),
+                before: Offset(number * 2 - 10),
+                bytes: ByteCount(60),
+            });
+        }
+        let store = single.machine.store();
+        let rows = store.rows(shard(), Table::Sequence, RowRange::default(), usize::MAX);
+        assert!(rows.unwrap().len() < 40, "{number}");
+    }
+    let row = single.machine.view().topic(&topic("news")).unwrap();
+    assert_eq!(row.unwrap().first_offset, Offset(1788));
+    for session in 0..3 {
+        let refusal = single.apply(&append("news", Some(("alice", session, 0)), 2));
+        assert!(
+            matches!(refusal, Err(Refusal::SequenceForgotten { .. })),
+            "{refusal:?}"
+        );
+        let outcome = single.apply(&append("news", Some(("alice", session, 299)), 2));
+        assert_eq!(first_offset(outcome), ((299 * 3 + session) * 2, true));
+    }
 }
 
 #[test]

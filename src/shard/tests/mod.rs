@@ -4,6 +4,8 @@ mod codec;
 mod crash;
 mod dedupe;
 mod property;
+mod retention;
+mod snapshot;
 mod transcript;
 
 use std::sync::Arc;
@@ -13,8 +15,8 @@ use bytes::Bytes;
 use super::*;
 use crate::store::{MemoryStore, TopicStore};
 use crate::types::{
-    Batch, LogIndex, LogPosition, PublisherId, Sequence, SessionId, SubscriberId, Term, Timestamp,
-    TopicName, Vertex,
+    Batch, LogIndex, LogPosition, PublisherId, Retention, Sequence, SessionId, SubscriberId, Term,
+    Timestamp, TopicName, Vertex,
 };
 
 fn shard() -> Vertex {
@@ -86,6 +88,7 @@ fn create(name: &str) -> Command {
         creator: None,
         request_id: None,
         at: Timestamp(1),
+        retention: Retention::FOR_EVER,
     }
 }
 

@@ -1,10 +1,12 @@
 //! The same log, cut into any groups, on any store, with restarts and sweeps: the same outcomes and the same state. REQ D10
 
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use super::*;
 use crate::store::{FjallStore, Options};
-use crate::types::{ByteCount, Offset, RequestId};
+use crate::types::{ByteCount, Offset, RequestId, TopicId};
 
 fn small_topic() -> impl Strategy<Value = TopicName> {
     prop::sample::select(vec!["a", "b", "b.c"]).prop_map(topic)
@@ -38,7 +40,9 @@ fn start() -> impl Strategy<Value = Start> {
 fn lifetimes() -> impl Strategy<Value = Command> {
     prop_oneof![
         4 => (small_topic(), prop::option::of(small_publisher()), request(), time()).prop_map(
-            |(topic, creator, request_id, at)| Command::CreateTopic { topic, creator, request_id, at }
+            |(topic, creator, request_id, at)| Command::CreateTopic {
+                topic, creator, request_id, at, retention: Retention::FOR_EVER,
+            }
         ),
         1 => small_topic().prop_map(|topic| Command::DeleteTopic { topic }),
         1 => (small_publisher(), request(), time()).prop_map(
@@ -85,7 +89,36 @@ fn cursors() -> impl Strategy<Value = Command> {
 }
 
 pub(super) fn command() -> impl Strategy<Value = Command> {
-    prop_oneof![2 => lifetimes(), 4 => appends(), 2 => cursors()]
+    prop_oneof![4 => lifetimes(), 8 => appends(), 4 => cursors(), 3 => upkeep()]
+}
+
+fn retention() -> impl Strategy<Value = Retention> {
+    let small = || prop::option::of(0_u64..20);
+    (small(), small(), small()).prop_map(|(age, bytes, messages)| Retention {
+        age: age.map(Duration::from_nanos),
+        bytes: bytes.map(ByteCount),
+        messages,
+    })
+}
+
+fn upkeep() -> impl Strategy<Value = Command> {
+    let new = || {
+        (small_topic(), retention()).prop_map(|(topic, retention)| NewTopic { topic, retention })
+    };
+    let topics = prop::collection::vec(new(), 0..4);
+    let id = (1_u64..5).prop_map(|number| TopicId::new(shard().index(), number));
+    prop_oneof![
+        2 => (topics, prop::option::of(small_publisher()), request(), time()).prop_map(
+            |(topics, creator, request_id, at)| Command::CreateTopics { topics, creator, request_id, at }
+        ),
+        2 => new().prop_map(|NewTopic { topic, retention }| Command::SetRetention { topic, retention }),
+        6 => (small_topic(), id, 0_u64..15, 0_u64..30).prop_map(
+            |(topic, topic_id, before, bytes)| Command::Trim {
+                topic, topic_id, before: Offset(before), bytes: ByteCount(bytes),
+            }
+        ),
+        1 => any::<u64>().prop_map(|id| Command::Barrier { id }),
+    ]
 }
 
 /// What happens between two groups.
@@ -93,6 +126,7 @@ pub(super) fn command() -> impl Strategy<Value = Command> {
 enum Between {
     Nothing,
     Reopen,
+    Install,
     Sweep(usize),
 }
 
@@ -100,13 +134,14 @@ fn between() -> impl Strategy<Value = Between> {
     prop_oneof![
         4 => Just(Between::Nothing),
         1 => Just(Between::Reopen),
+        1 => Just(Between::Install),
         1 => (1_usize..5).prop_map(Between::Sweep),
     ]
 }
 
 type Group = (usize, Between);
 
-fn log(commands: &[Command]) -> Vec<Entry> {
+pub(super) fn log(commands: &[Command]) -> Vec<Entry> {
     let mut entries: Vec<Entry> = Vec::new();
     for (number, command) in commands.iter().enumerate() {
         let next = entries.len() as u64;
@@ -139,14 +174,29 @@ fn run(
         match between {
             Between::Nothing => {}
             Between::Reopen => {
-                let store = machine.view().store;
+                let store = Arc::clone(machine.store());
                 drop(machine);
                 machine = Machine::open(shard(), open(Some(store))).unwrap();
+                // What was not flushed is applied again, with the same outcomes.
+                let kept = machine.applied().map_or(0, |last| last.index.next().0);
+                let lost = usize::try_from(kept).unwrap()..outcomes.len();
+                let again = machine.apply(entries[lost.clone()].to_vec(), Bytes::new());
+                assert_eq!(again.unwrap().outcomes, outcomes[lost]);
                 let again = machine.apply(group.to_vec(), Bytes::new());
                 assert!(matches!(again, Err(Error::OutOfOrder { .. })) || group.is_empty());
             }
+            Between::Install => {
+                let chunks = super::snapshot::chunks(&machine);
+                let state = (machine.applied(), machine.mark().cloned());
+                let store = Arc::clone(machine.store());
+                if let (Some(applied), Some(mark)) = state {
+                    let chunks = &mut chunks.into_iter().map(Ok);
+                    machine = Machine::install(shard(), store, chunks, (applied, mark)).unwrap();
+                    assert_eq!(machine.durable_applied().unwrap(), Some(applied));
+                }
+            }
             Between::Sweep(limit) => {
-                machine.view().store.sweep(limit).unwrap();
+                machine.store().sweep(limit).unwrap();
             }
         }
     }
@@ -154,13 +204,16 @@ fn run(
 }
 
 /// All that queries can tell.
-fn seen(view: &View) -> Vec<String> {
+pub(super) fn seen(view: &View) -> Vec<String> {
     let mut seen = vec![view.digest().unwrap().to_string()];
     for topic in &view.topics(TopicFilter::default(), None, 100).unwrap() {
         let digest = view.topic_digest(topic).unwrap();
         let batches = view.batches(topic, Offset(0), u32::MAX, ByteCount(u64::MAX));
         let subscriptions = view.subscriptions_of_topic(topic, None, 100).unwrap();
-        seen.push(format!("{topic:?} {digest} {batches:?} {subscriptions:?}"));
+        let target = view.trim_target(topic, Timestamp(15));
+        seen.push(format!(
+            "{topic:?} {digest} {batches:?} {subscriptions:?} {target:?}"
+        ));
     }
     for name in ["p", "q"] {
         let filter = TopicFilter {
@@ -172,6 +225,8 @@ fn seen(view: &View) -> Vec<String> {
     for name in ["s", "t"] {
         seen.push(format!("{:?}", subscriptions(view, &subscriber(name))));
     }
+    seen.push(format!("{:?}", view.retained_topics(None, 100).unwrap()));
+    seen.push(format!("{:?}", view.topic_count().unwrap()));
     seen.push(format!("{:?}", view.publishers(None, 100).unwrap()));
     seen.push(format!("{:?}", view.subscribers(None, 100).unwrap()));
     seen
@@ -213,7 +268,7 @@ proptest! {
         let (outcomes, grouped) = run(&entries, &groups, in_memory);
         prop_assert_eq!(outcomes, expected);
         prop_assert_eq!(seen(&grouped.view()), seen(&one.view()));
-        while grouped.view().store.sweep(3).unwrap() > 0 {}
+        while grouped.store().sweep(3).unwrap() > 0 {}
         prop_assert_eq!(seen(&grouped.view()), seen(&one.view()));
     }
 }
@@ -235,7 +290,7 @@ proptest! {
         });
         prop_assert_eq!(outcomes, expected);
         prop_assert_eq!(seen(&grouped.view()), seen(&one.view()));
-        while grouped.view().store.sweep(3).unwrap() > 0 {}
+        while grouped.store().sweep(3).unwrap() > 0 {}
         prop_assert_eq!(seen(&grouped.view()), seen(&one.view()));
     }
 }

@@ -4,9 +4,10 @@
 
 use std::fmt::Write;
 use std::path::Path;
+use std::time::Duration;
 
 use super::*;
-use crate::types::{ByteCount, Offset, RequestId};
+use crate::types::{ByteCount, Offset, RequestId, TopicId};
 
 /// The words of a line: a verb, names, and `key=value` pairs.
 struct Words<'a> {
@@ -48,6 +49,14 @@ impl<'a> Words<'a> {
         Some(RequestId([u8::try_from(byte).unwrap(); 16]))
     }
 
+    fn retention(&self) -> Retention {
+        Retention {
+            age: self.number("age").map(Duration::from_nanos),
+            bytes: self.number("bytes").map(ByteCount),
+            messages: self.number("messages"),
+        }
+    }
+
     fn topic(&self) -> TopicName {
         topic(self.names[0])
     }
@@ -79,6 +88,7 @@ impl<'a> Words<'a> {
                 creator: self.text("creator").map(publisher),
                 request_id: self.request_id(),
                 at: self.at(),
+                retention: self.retention(),
             },
             "delete-topic" => Command::DeleteTopic {
                 topic: self.topic(),
@@ -108,7 +118,7 @@ impl<'a> Words<'a> {
                     batch: batch(count, b'x'),
                 }
             }
-            _ => return self.cursor_command(),
+            _ => return self.cursor_command().or_else(|| self.upkeep_command()),
         })
     }
 
@@ -135,6 +145,37 @@ impl<'a> Words<'a> {
                 topic,
                 subscriber,
                 to: self.start("to"),
+            },
+            _ => return None,
+        })
+    }
+
+    fn upkeep_command(&self) -> Option<Command> {
+        Some(match self.verb {
+            "create-topics" => {
+                let new = |name: &&str| NewTopic {
+                    topic: topic(name),
+                    retention: self.retention(),
+                };
+                Command::CreateTopics {
+                    topics: self.names.iter().map(new).collect(),
+                    creator: self.text("creator").map(publisher),
+                    request_id: self.request_id(),
+                    at: self.at(),
+                }
+            }
+            "set-retention" => Command::SetRetention {
+                topic: self.topic(),
+                retention: self.retention(),
+            },
+            "trim" => Command::Trim {
+                topic: self.topic(),
+                topic_id: TopicId::new(shard().index(), self.number("id").unwrap()),
+                before: Offset(self.number("before").unwrap()),
+                bytes: ByteCount(self.number("bytes").unwrap()),
+            },
+            "barrier" => Command::Barrier {
+                id: self.names[0].parse().unwrap(),
             },
             _ => return None,
         })
@@ -178,6 +219,21 @@ impl<'a> Words<'a> {
                     .unwrap();
                 }
             }
+            "retained" => {
+                for topic in view.retained_topics(None, 100).unwrap() {
+                    writeln!(text, "{}", show_topic(&topic)).unwrap();
+                }
+            }
+            "count" => writeln!(text, "{} topics", view.topic_count().unwrap()).unwrap(),
+            "trim-target" => {
+                let topic = view.topic(&self.topic()).unwrap().unwrap();
+                let now = Timestamp(self.number("now").unwrap());
+                match view.trim_target(&topic, now).unwrap() {
+                    Some((before, bytes)) => writeln!(text, "before {before}, {bytes} bytes"),
+                    None => writeln!(text, "nothing"),
+                }
+                .unwrap();
+            }
             verb => panic!("{verb} is unknown"),
         }
         text
@@ -186,8 +242,12 @@ impl<'a> Words<'a> {
 
 fn show_topic(topic: &TopicRow) -> String {
     let creator = topic.creator.as_ref();
+    let retention = match topic.retention {
+        Retention::FOR_EVER => String::new(),
+        retention => format!(" keeps {retention}"),
+    };
     format!(
-        "topic {} id {} creator {} created {} offsets {}..{} bytes {}",
+        "topic {} id {} creator {} created {} offsets {}..{} bytes {}{retention}",
         topic.name,
         topic.id,
         creator.map_or("-", PublisherId::as_str),
@@ -204,9 +264,14 @@ fn show_subscription(subscription: &Subscription) -> String {
         topic,
         subscriber,
         cursor,
+        missed,
         created,
     } = subscription;
-    format!("{subscriber} on {topic} ({topic_id}) cursor {cursor} created {created}")
+    let missed = match missed {
+        0 => String::new(),
+        missed => format!(" missed {missed}"),
+    };
+    format!("{subscriber} on {topic} ({topic_id}) cursor {cursor}{missed} created {created}")
 }
 
 fn show(outcome: &Outcome) -> String {
@@ -216,6 +281,16 @@ fn show(outcome: &Outcome) -> String {
         Err(refusal) => format!("refused: {refusal}"),
         Ok(Response::TopicCreated { topic, is_new }) => {
             format!("ok {}: {}", newness(is_new), show_topic(topic))
+        }
+        Ok(response @ Response::TopicsCreated { topics }) => {
+            let show = |created: &Result<CreatedTopic, Refusal>| match created {
+                Ok(CreatedTopic { topic, is_new }) => {
+                    format!("\n  {}: {}", newness(is_new), show_topic(topic))
+                }
+                Err(refusal) => format!("\n  refused: {refusal}"),
+            };
+            let topics: Vec<String> = topics.iter().map(show).collect();
+            format!("ok {response}{}", topics.concat())
         }
         Ok(Response::TopicDeleted { topic }) => format!("ok deleted: {}", show_topic(topic)),
         Ok(Response::Subscribed {
@@ -236,7 +311,7 @@ fn show(outcome: &Outcome) -> String {
             let newness = newness(&!is_duplicate);
             format!("ok {newness}: {count} from {first_offset} at {append_time} in {topic_id}")
         }
-        Ok(other) => format!("ok {other:?}"),
+        Ok(other) => format!("ok {other}"),
     }
 }
 
@@ -245,6 +320,11 @@ fn show_event(event: &Event) -> String {
         Event::TopicAdvanced {
             topic, next_offset, ..
         } => format!("topic {topic} advanced to {next_offset}"),
+        Event::TopicTrimmed {
+            topic,
+            first_offset,
+            ..
+        } => format!("topic {topic} begins at {first_offset}"),
         Event::TopicDeleted { topic, topic_id } => format!("topic {topic} ({topic_id}) deleted"),
         Event::CursorMoved {
             topic,
@@ -308,6 +388,11 @@ fn appends() {
 #[test]
 fn cursors() {
     check("cursors.txt");
+}
+
+#[test]
+fn retention() {
+    check("retention.txt");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Damaged, torn, foreign and missing files.
 
 use super::*;
+use crate::wal::inspect::{Inspected, inspect};
 use crate::wal::record::{Kind, Record, checksum, record_bytes};
 
 fn segment(number: u32) -> PathBuf {
@@ -320,6 +321,95 @@ fn record_inside_a_payload_proves_nothing() {
     assert_eq!(all(&wal, 1), run(0, 1), "a torn tail");
 }
 
+fn inspected(disk: &FaultyDisk) -> Inspected {
+    let before = contents(disk);
+    let operations = disk.operations();
+    let found = inspect(disk, Path::new(DIRECTORY), Some(&identity())).unwrap();
+    assert!(
+        contents(disk) == before && disk.operations() == operations,
+        "it changes nothing"
+    );
+    found
+}
+
+#[test]
+fn inspection_of_a_whole_log_tells_what_the_log_holds() {
+    for finish in [shut_down, kill] {
+        let files = example(finish);
+        let disk = copy(&files);
+        let found = inspected(&disk);
+        assert!(found.problems.is_empty(), "{:?}", found.problems);
+        assert_eq!(found.segments.len(), files.len());
+        let wal = reopen(&disk).unwrap();
+        for (index, bounds) in &found.shards {
+            assert_eq!(*bounds, wal.bounds(shard(*index)));
+        }
+        assert_eq!(found.shards.len(), 3);
+    }
+    let nothing = inspect(&FaultyDisk::new(1), Path::new(DIRECTORY), None).unwrap();
+    assert!(nothing.segments.is_empty() && nothing.problems.is_empty());
+}
+
+#[test]
+fn inspection_finds_each_damage_that_a_start_refuses_and_reads_on() {
+    let files = example(shut_down);
+    let whole: u64 = inspected(&copy(&files))
+        .segments
+        .iter()
+        .map(|segment| segment.records)
+        .sum();
+    for (path, bytes) in &files {
+        for at in 0..bytes.len() {
+            let disk = copy(&files);
+            disk.flip(path, at, 1 << (at % 8));
+            let found = inspected(&disk);
+            let refusal = reopen(&disk).err();
+            assert_eq!(
+                found.problems.is_empty(),
+                refusal.is_none(),
+                "{path:?} at {at}"
+            );
+            if let (Some(Error::Damaged { file, position, .. }), Some(refusal)) =
+                (found.problems.first(), refusal)
+            {
+                assert!(refusal.to_string().starts_with(&format!(
+                    "{} is damaged at byte {position}:",
+                    file.display()
+                )));
+            }
+            let records: u64 = found.segments.iter().map(|segment| segment.records).sum();
+            // What shares a group with the damaged one is read on only where this file proves the damage.
+            let is_header = at < 64;
+            assert!(
+                records + 2 >= whole || is_header,
+                "{path:?} at {at}: {records} of {whole}"
+            );
+        }
+    }
+}
+
+#[test]
+fn inspection_tells_missing_foreign_and_newer_files() {
+    let files = example(shut_down);
+    let mut some = files.clone();
+    some.remove(1);
+    let missing = inspected(&copy(&some));
+    assert!(matches!(
+        missing.problems[0],
+        Error::SegmentMissing { number: 2, .. }
+    ));
+    let disk = copy(&files);
+    let other = Identity {
+        peer: PeerId(6),
+        ..identity()
+    };
+    let foreign = inspect(&disk, Path::new(DIRECTORY), Some(&other)).unwrap();
+    assert_eq!(foreign.problems.len(), files.len());
+    assert!(matches!(foreign.problems[0], Error::Foreign { .. }));
+    let anybody = inspect(&disk, Path::new(DIRECTORY), None).unwrap();
+    assert!(anybody.problems.is_empty());
+}
+
 /// Writes the fixture anew with `UPDATE_EXPECT=1`, which only a new version may need.
 #[test]
 fn version_1_is_read() {
@@ -333,6 +423,8 @@ fn version_1_is_read() {
             state: state("purged"),
         };
         let last = Some(LogIndex(2));
+        write(&wal, vec![append(4, vec![entry(1, 0, 9)])]);
+        write(&wal, vec![Op::Reset { shard: shard(4) }]);
         write(&wal, vec![append(4, run(0, 4))]);
         write(
             &wal,

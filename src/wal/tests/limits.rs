@@ -86,28 +86,6 @@ fn failed_sync_fails_the_log_for_good() {
 }
 
 #[test]
-fn full_disk_fails_the_log_and_says_so() {
-    let disk = FaultyDisk::new(1);
-    let wal = open(&disk);
-    disk.limit(20_000);
-    let error = (0..)
-        .find_map(
-            |index| match submit(&wal, vec![append(1, run(index, index + 1))]) {
-                Ok(done) => done.recv().unwrap().err(),
-                Err(error) => Some(error),
-            },
-        )
-        .unwrap();
-    let Error::Failed { cause } = error else {
-        panic!("{error}");
-    };
-    assert!(cause.to_string().starts_with("no space is left"), "{cause}");
-    let durable = wal.durable(shard(1)).unwrap();
-    disk.reboot(Survival::Nothing);
-    assert_eq!(all(&open(&disk), 1), run(0, durable.index.0 + 1));
-}
-
-#[test]
 fn submitter_waits_for_room_but_not_for_ever() {
     let disk = FaultyDisk::new(1);
     let options = Options {

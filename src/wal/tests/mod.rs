@@ -9,6 +9,7 @@ mod damage;
 mod limits;
 mod model;
 mod power;
+mod space;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -85,6 +85,9 @@ impl Model {
                     shard.purged = Some(purged.clone());
                 }
             }
+            Op::Reset { .. } => {
+                self.shards.remove(&index);
+            }
             Op::Committed { .. } => {}
         }
         self.shards.retain(|_, shard| *shard != Shard::default());

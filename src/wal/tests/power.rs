@@ -25,6 +25,9 @@ enum Plan {
         ahead: bool,
         upto: Index,
     },
+    /// Purges what a small bound of the log's size asks for.
+    PurgeAged,
+    Reset,
 }
 
 fn plan() -> impl Strategy<Value = Plan> {
@@ -43,6 +46,8 @@ fn plan() -> impl Strategy<Value = Plan> {
         2 => Just(Plan::Committed),
         2 => any::<Index>().prop_map(|upto| Plan::Purge { ahead: false, upto }),
         1 => any::<Index>().prop_map(|upto| Plan::Purge { ahead: true, upto }),
+        2 => Just(Plan::PurgeAged),
+        1 => Just(Plan::Reset),
     ]
 }
 
@@ -51,7 +56,8 @@ fn within(index: Index, from: u64, to: u64) -> u64 {
 }
 
 /// The operation as it fits the model; `number` makes terms and hints ascend.
-fn fit(model: &Model, shard_index: u16, plan: &Plan, number: u64) -> Op {
+fn fit(wal: &Wal, model: &Model, (shard_index, plan): &(u16, Plan), number: u64) -> Op {
+    let shard_index = *shard_index;
     let (first, next) = (model.first(shard_index), model.next(shard_index));
     let shard = shard(shard_index);
     match plan {
@@ -76,18 +82,23 @@ fn fit(model: &Model, shard_index: u16, plan: &Plan, number: u64) -> Op {
         }
         Plan::Purge { ahead, upto } => {
             let upto = within(*upto, first, next) + if *ahead { 5 } else { 0 };
-            let last = model
-                .shards
-                .get(&shard_index)
-                .and_then(|shard| shard.entries.get(&upto));
-            let position = last.map_or(position(number, upto), |entry| entry.position);
-            let state = Bytes::from_static(b"why");
-            Op::Purge {
-                shard,
-                purged: Purged { position, state },
-            }
+            purge(model, shard, upto, number)
         }
+        Plan::PurgeAged => {
+            let aged = wal.aged(shard, ByteCount(2 * 2048));
+            purge(model, shard, aged.map_or(0, |aged| aged.0), number)
+        }
+        Plan::Reset => Op::Reset { shard },
     }
+}
+
+fn purge(model: &Model, shard: Vertex, upto: u64, number: u64) -> Op {
+    let state = model.shards.get(&shard.index());
+    let last = state.and_then(|shard| shard.entries.get(&upto));
+    let position = last.map_or(position(number, upto), |entry| entry.position);
+    let state = Bytes::from_static(b"why");
+    let purged = Purged { position, state };
+    Op::Purge { shard, purged }
 }
 
 #[derive(Debug, Clone)]
@@ -143,9 +154,9 @@ fn play(disk: &FaultyDisk, round: &Round, history: &mut History) {
             let mut model = history.states.last().unwrap().clone();
             let mut states = Vec::new();
             let mut ops = Vec::new();
-            for (shard_index, plan) in job {
+            for planned in job {
                 history.number += 1;
-                let op = fit(&model, *shard_index, plan, history.number);
+                let op = fit(wal, &model, planned, history.number);
                 states.extend(model.apply(&op));
                 ops.push(op);
             }

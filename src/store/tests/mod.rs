@@ -1,11 +1,23 @@
 //! One conformance suite for both stores, and what only one of them can show.
 
+mod beside;
+mod damage;
+mod faulty;
+mod model;
+mod replace;
+
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::engine::{Change, Engine, Space};
+use beside::{
+    frozen_reader_sees_what_is_swept_later, hole_between_batches_is_missing,
+    trim_spares_the_batch_that_straddles,
+};
+use replace::{broken_off_replacement_leaves_nothing, shard_is_replaced_as_a_whole};
+
+use super::engine::{Change, Durability, Engine, Space};
 use super::kv::KvStore;
 use super::*;
 use crate::types::{Batch, LogIndex, LogPosition, PublisherId, Sequence, SessionId, Term};
@@ -158,7 +170,7 @@ fn batches_are_cut_exactly_at_range_and_limits(store: &dyn TopicStore) {
 }
 
 /// Compares with messages taken one by one from the list.
-fn check_cut(store: &dyn TopicStore, (from, until): (u64, u64), count_max: u32, bytes_max: u64) {
+fn check_cut(store: &dyn Reader, (from, until): (u64, u64), count_max: u32, bytes_max: u64) {
     let mut expected: Vec<StoredBatch> = Vec::new();
     let (mut count, mut bytes) = (0, 0);
     'all: for whole in five() {
@@ -247,7 +259,10 @@ fn sweep_removes_only_what_is_doomed_in_bounded_steps(store: &dyn TopicStore) {
         dooms,
         ..Writes::default()
     };
+    store.checkpoint().unwrap();
     store.commit(shard("100"), writes, Bytes::new()).unwrap();
+    assert_eq!(store.sweep(2).unwrap(), 0, "the doom is not durable");
+    store.checkpoint().unwrap();
     let mut steps = 0;
     loop {
         match store.sweep(2).unwrap() {
@@ -269,17 +284,26 @@ fn damage_is_reported_with_its_place<E: Engine>(store: &KvStore<E>) {
     with_five(store);
     let writes = rows(&[(Table::Topic, "news", Some("1"))]);
     store.commit(shard("100"), writes, Bytes::new()).unwrap();
+    store.checkpoint().unwrap();
+    assert!(store.damaged().borrow().is_empty());
     let batch_key = key::batch(topic(), Offset(2)).to_vec();
     let row_key = key::row(shard("100"), Table::Topic, b"news");
     for (space, key) in [(Space::Messages, batch_key), (Space::Meta, row_key)] {
-        let mut value = store.engine.get(space, &key).unwrap().unwrap().to_vec();
+        let mut value = store
+            .shared
+            .engine
+            .get(space, &key)
+            .unwrap()
+            .unwrap()
+            .to_vec();
         *value.last_mut().unwrap() ^= 1;
         let change = Change {
             space,
             key,
             value: Some(value),
         };
-        store.engine.write(vec![change]).unwrap();
+        let engine = &store.shared.engine;
+        engine.write(vec![change], Durability::Process).unwrap();
     }
     let error = store.batch_at(topic(), Offset(2)).unwrap_err();
     let text = error.to_string();
@@ -291,6 +315,12 @@ fn damage_is_reported_with_its_place<E: Engine>(store: &KvStore<E>) {
     let error = store.row(shard("100"), Table::Topic, b"news").unwrap_err();
     assert!(matches!(error, Error::Corrupt { space: "meta", .. }));
     assert!(store.batch_at(topic(), Offset(0)).is_ok());
+    let damaged = store.damaged().borrow().clone();
+    assert_eq!(damaged.keys().collect::<Vec<_>>(), [&4]);
+    assert_eq!(damaged[&4].to_string(), text, "the first one is kept");
+    store.erase(shard("100")).unwrap();
+    assert!(store.damaged().borrow().is_empty());
+    assert_eq!(store.batch_at(topic(), Offset(2)).unwrap(), None);
 }
 
 macro_rules! conformance {
@@ -315,6 +345,11 @@ conformance! {
     time_finds_the_first_batch_not_older
     sweep_removes_only_what_is_doomed_in_bounded_steps
     damage_is_reported_with_its_place
+    frozen_reader_sees_what_is_swept_later
+    trim_spares_the_batch_that_straddles
+    hole_between_batches_is_missing
+    shard_is_replaced_as_a_whole
+    broken_off_replacement_leaves_nothing
 }
 
 #[test]
@@ -327,13 +362,14 @@ fn reopened_store_has_all_and_its_marks_are_durable() {
         assert_eq!(store.durable_mark(one), None);
         store.checkpoint().unwrap();
         assert_eq!(store.durable_mark(one).unwrap(), "m");
-        store
-            .commit(one, Writes::default(), Bytes::from_static(b"n"))
-            .unwrap();
-        store
-            .commit(other, Writes::default(), Bytes::from_static(b"o"))
-            .unwrap();
+        for (shard, mark) in [(one, &b"n"[..]), (other, b"o")] {
+            let mark = Bytes::from_static(mark);
+            store.commit(shard, Writes::default(), mark).unwrap();
+        }
         assert_eq!(store.durable_mark(one).unwrap(), "m");
+        store.checkpoint().unwrap();
+        let lost = Bytes::from_static(b"lost");
+        store.commit(one, Writes::default(), lost).unwrap();
     }
     let store = FjallStore::open(folder.path(), Options::default()).unwrap();
     assert_eq!(store.durable_mark(one).unwrap(), "n");

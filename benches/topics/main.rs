@@ -1,0 +1,173 @@
+//! A million topics with one message each, on eight processes of the real binary.
+//!
+//! It creates them in batches, publishes to each, kills all peers, starts them again, looks topics up with several clients at once, and lists all. It measures and
+//! never judges: a missed target is printed, a topic that is missing ends the run. Begin with [`run`]; the method and the figures are in
+//! `benches/README.md`.
+#![expect(clippy::print_stdout, reason = "the table is what it is for")]
+#![expect(
+    clippy::cast_precision_loss,
+    reason = "no figure here has more than 52 bits"
+)]
+
+#[path = "../storage/device.rs"]
+#[expect(dead_code, reason = "shared with the other benchmarks")]
+mod device;
+#[path = "../publish/machine.rs"]
+#[expect(dead_code, reason = "shared with the other benchmarks")]
+mod machine;
+#[path = "../../tests/crash/process.rs"]
+#[expect(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "shared with the crash tests, which use all of it"
+)]
+mod process;
+mod query;
+mod work;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use cubecast_sdk::Client;
+use tokio::time::Instant;
+
+use process::Processes;
+
+/// Topics, unless `CUBECAST_BENCH_TOPICS` says otherwise.
+const TOPICS: u64 = 1_000_000;
+const PEERS: u64 = 8;
+/// Each topic lives on so many peers.
+const COPIES: u64 = 4;
+/// Clients that look topics up at once.
+const CLIENTS: [usize; 3] = [2, 4, 8];
+/// Far more than a slow machine needs for a million.
+const LONGEST: Duration = Duration::from_secs(1800);
+
+fn main() -> anyhow::Result<()> {
+    let topics = topics()?;
+    tokio::runtime::Runtime::new()?.block_on(async {
+        let run = tokio::time::timeout(LONGEST, Box::pin(run(topics)));
+        run.await
+            .with_context(|| format!("not done after {LONGEST:?}"))?
+    })
+}
+
+fn topics() -> anyhow::Result<u64> {
+    let Ok(text) = std::env::var("CUBECAST_BENCH_TOPICS") else {
+        return Ok(TOPICS);
+    };
+    let number = text.parse().ok().filter(|number| *number > 0);
+    number.with_context(|| format!("CUBECAST_BENCH_TOPICS is {text:?}, not a number of topics"))
+}
+
+async fn run(topics: u64) -> anyhow::Result<()> {
+    // Not the system's folder for temporary files, which may be memory.
+    let place = std::env::var_os("CUBECAST_BENCH_DIR")
+        .map_or_else(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")), PathBuf::from);
+    let folder = tempfile::tempdir_in(place)?;
+    for (name, value) in machine::facts(folder.path()) {
+        println!("{name:<44} {value}");
+    }
+    let mut processes = Processes::start(folder.path()).await;
+    let replicas = topics * COPIES / PEERS;
+    let idle = rss(&processes)?;
+    line("memory of a peer, no topics", mebibytes(idle), "MiB");
+
+    let client = connect(&processes).await?;
+    let begun = Instant::now();
+    work::create(&client, topics).await?;
+    line(
+        "topics created",
+        topics as f64 / begun.elapsed().as_secs_f64(),
+        "/s",
+    );
+    line(
+        "memory of a peer, topics created",
+        mebibytes(rss(&processes)?),
+        "MiB",
+    );
+    let begun = Instant::now();
+    work::publish(&client, topics).await?;
+    line(
+        "first messages published",
+        topics as f64 / begun.elapsed().as_secs_f64(),
+        "/s",
+    );
+    let warm = rss(&processes)?;
+    line("memory of a peer, after that", mebibytes(warm), "MiB");
+    line(
+        "  for each replica of a topic",
+        warm.saturating_sub(idle) as f64 / replicas as f64,
+        "B (target ≤ 1024)",
+    );
+    let disk = device::folder_bytes(folder.path())?;
+    line("disk of all peers", mebibytes(disk), "MiB");
+    line(
+        "  for each replica of a topic",
+        disk as f64 / (topics * COPIES) as f64,
+        "B",
+    );
+
+    processes.kill_all();
+    device::drop_caches();
+    let begun = Instant::now();
+    processes.restart_all().await;
+    line(
+        "restart of all eight after a kill",
+        begun.elapsed().as_secs_f64(),
+        "s (target ≤ 5)",
+    );
+    let cold = rss(&processes)?;
+    line("memory of a peer, cold", mebibytes(cold), "MiB");
+    line(
+        "  for each replica of a topic",
+        cold.saturating_sub(idle) as f64 / replicas as f64,
+        "B (target ≤ 200)",
+    );
+
+    for clients in CLIENTS {
+        let times = query::drive(&processes, clients, topics).await?;
+        println!(
+            "{:<44} mean {:.0} µs, p99 {:.0} µs (target ≤ 2000), {:.0} queries/s",
+            format!("{clients} clients, {} queries each", query::QUERIES),
+            times.mean_us,
+            times.p99_us,
+            times.rate,
+        );
+    }
+    let (begun, client) = (Instant::now(), connect(&processes).await?);
+    let listed = work::list(&client).await?;
+    ensure!(listed == topics, "{listed} of {topics} topics are listed");
+    line(
+        "topics listed, pages of 1000",
+        topics as f64 / begun.elapsed().as_secs_f64(),
+        "/s",
+    );
+    line(
+        "memory of a peer, in the end",
+        mebibytes(rss(&processes)?),
+        "MiB",
+    );
+    Ok(())
+}
+
+async fn connect(processes: &Processes) -> anyhow::Result<Client> {
+    let addresses = (0..8).map(|peer| processes.address(peer));
+    Ok(Client::connect(addresses).await?)
+}
+
+/// Of the peer that has most.
+fn rss(processes: &Processes) -> anyhow::Result<u64> {
+    let all = machine::rss_bytes(&processes.pids())?;
+    all.into_iter().max().context("there are peers")
+}
+
+fn mebibytes(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
+fn line(name: &str, value: f64, unit: &str) {
+    println!("{name:<44} {value:>10.1} {unit}");
+}

@@ -1,0 +1,145 @@
+//! What is removed before it was read, and many topics at once.
+
+use std::time::Duration;
+
+use super::fake::World;
+use super::{publish, pull, topic, world};
+use crate::broker::access::Access;
+use crate::broker::{Acknowledgement, Call, CreateTopics, Error, Pull};
+use crate::shard::{Command, NewTopic, Refusal};
+use crate::types::{ByteCount, Offset, RequestId, Retention};
+
+/// Removes the messages of topic `t` before an offset, as the leader does.
+async fn trim(world: &World, before: u64) {
+    let call = world.call();
+    let found = world
+        .broker
+        .topic(&call, &topic("t"), crate::replica::Consistency::Leader)
+        .await
+        .unwrap();
+    let command = Command::Trim {
+        topic: topic("t"),
+        topic_id: found.topic.id,
+        before: Offset(before),
+        bytes: ByteCount(1),
+    };
+    let Call {
+        replica, deadline, ..
+    } = call;
+    replica
+        .propose(command, deadline)
+        .await
+        .unwrap()
+        .outcome
+        .unwrap();
+}
+
+#[tokio::test]
+async fn pull_tells_what_was_missed_until_the_cursor_moves() {
+    let world = world().await;
+    for _ in 0..4 {
+        world
+            .broker
+            .publish(&world.call(), &publish(2))
+            .await
+            .unwrap();
+    }
+    trim(&world, 4).await;
+    for _ in 0..2 {
+        let pulled = world
+            .broker
+            .pull(&world.call(), &pull(Duration::ZERO))
+            .await
+            .unwrap();
+        assert_eq!(
+            (pulled.missed, pulled.cursor, pulled.next_offset),
+            (4, Offset(4), Offset(8))
+        );
+        assert_eq!(pulled.batches[0].base_offset, Offset(4));
+    }
+    let all = Pull {
+        acknowledgement: Acknowledgement::Pull,
+        ..pull(Duration::ZERO)
+    };
+    let pulled = world.broker.pull(&world.call(), &all).await.unwrap();
+    assert_eq!((pulled.missed, pulled.cursor), (4, Offset(8)));
+    let pulled = world.broker.pull(&world.call(), &all).await.unwrap();
+    assert_eq!((pulled.missed, pulled.batches.len()), (0, 0));
+}
+
+#[tokio::test]
+async fn acknowledgement_of_removed_messages_is_harmless() {
+    let world = world().await;
+    for _ in 0..4 {
+        world
+            .broker
+            .publish(&world.call(), &publish(2))
+            .await
+            .unwrap();
+    }
+    trim(&world, 4).await;
+    let acknowledging = Pull {
+        acknowledge_to: Some(Offset(2)),
+        ..pull(Duration::ZERO)
+    };
+    let pulled = world
+        .broker
+        .pull(&world.call(), &acknowledging)
+        .await
+        .unwrap();
+    assert_eq!(
+        (pulled.cursor, pulled.batches[0].base_offset),
+        (Offset(4), Offset(4))
+    );
+}
+
+#[tokio::test]
+async fn each_topic_of_a_batch_has_its_own_fate() {
+    let world = world().await;
+    let retention = Retention {
+        messages: Some(7),
+        ..Retention::FOR_EVER
+    };
+    let create = CreateTopics {
+        topics: ["a", "t", "b"]
+            .map(|name| NewTopic {
+                topic: topic(name),
+                retention,
+            })
+            .into(),
+        creator: None,
+        request_id: Some(RequestId([1; 16])),
+    };
+    for _ in 0..2 {
+        let results = world
+            .broker
+            .create_topics(&world.call(), create.clone())
+            .await
+            .unwrap();
+        assert_eq!(results[0].as_ref().unwrap().retention, retention);
+        assert_eq!(results[1], Err(Refusal::TopicExists { topic: topic("t") }));
+        assert_eq!(results[2].as_ref().unwrap().name, topic("b"));
+    }
+}
+
+#[tokio::test]
+async fn retention_is_replaced_as_a_whole() {
+    let world = world().await;
+    let age = Retention {
+        age: Some(Duration::from_secs(5)),
+        ..Retention::FOR_EVER
+    };
+    let (broker, call) = (&world.broker, world.call());
+    let row = broker.set_retention(&call, &topic("t"), age).await.unwrap();
+    assert_eq!(row.retention, age);
+    let row = broker
+        .set_retention(&call, &topic("t"), Retention::FOR_EVER)
+        .await
+        .unwrap();
+    assert_eq!(row.retention, Retention::FOR_EVER);
+    let missing = broker.set_retention(&call, &topic("x"), age).await;
+    assert!(matches!(
+        missing,
+        Err(Error::Refused(Refusal::TopicNotFound { .. }))
+    ));
+}
