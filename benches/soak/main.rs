@@ -152,6 +152,9 @@ async fn create_topics(client: &Client) -> anyhow::Result<Vec<String>> {
     Ok(topics)
 }
 
+/// One figure of a sample.
+type Field = fn(&Sample) -> f64;
+
 /// The second fifth of the time beside the last: by then everything that fills up is full.
 fn report(samples: &[Sample]) -> anyhow::Result<()> {
     let fifth = samples.len() / 5;
@@ -160,7 +163,7 @@ fn report(samples: &[Sample]) -> anyhow::Result<()> {
         "\n{:<32} {:>12} {:>12} {:>8}",
         "", "second fifth", "last fifth", "ratio"
     );
-    let fields: [(&str, fn(&Sample) -> f64); 5] = [
+    let fields: [(&str, Field); 5] = [
         ("publishes/s", |sample| sample.rate),
         ("p50 µs", |sample| sample.p50_us),
         ("p99 µs", |sample| sample.p99_us),

@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Instant;
 
 use anyhow::{Context, bail, ensure};
@@ -148,7 +148,8 @@ type Written = (LogPosition, Bytes);
 
 impl Filler {
     fn run(mut self, payload_bytes: u64) -> anyhow::Result<()> {
-        let (done, written) = channel();
+        // As many as ever wait, so that the log's thread never does.
+        let (done, written) = sync_channel(usize::try_from(TOPICS)?);
         let topics = TOPICS / 4;
         for number in 0..topics {
             self.submit(&create(&name(self.shard, number)?), &done)?;
@@ -173,7 +174,11 @@ impl Filler {
         Ok(())
     }
 
-    fn submit(&mut self, command: &shard::Command, done: &Sender<Written>) -> anyhow::Result<()> {
+    fn submit(
+        &mut self,
+        command: &shard::Command,
+        done: &SyncSender<Written>,
+    ) -> anyhow::Result<()> {
         let position = LogPosition {
             term: TERM,
             index: LogIndex(self.next),

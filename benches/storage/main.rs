@@ -8,6 +8,10 @@
     clippy::cast_precision_loss,
     reason = "no figure here has more than 52 bits"
 )]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "what is measured here is real time"
+)]
 
 mod device;
 mod fill;

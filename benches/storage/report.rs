@@ -99,6 +99,27 @@ impl Report {
 
     /// Prints everything, and writes it to the file that `CUBECAST_BENCH_JSON` names.
     pub fn print(&self) -> anyhow::Result<()> {
+        self.print_facts();
+        self.print_figures();
+        println!();
+        for Judged {
+            name,
+            value,
+            target,
+            direction,
+        } in self.judged()
+        {
+            let (sign, is_met) = match direction {
+                Direction::AtLeast => ("≥", value >= target),
+                Direction::AtMost => ("≤", value <= target),
+            };
+            let word = if is_met { "met" } else { "missed" };
+            println!("{name:<60} {value:>6.2}  target {sign} {target:<4} {word}");
+        }
+        self.write()
+    }
+
+    fn print_facts(&self) {
         for (name, value) in &self.machine {
             println!("{name:<24} {value}");
         }
@@ -113,6 +134,9 @@ impl Report {
             "measured",
             self.payload_bytes >> 20
         );
+    }
+
+    fn print_figures(&self) {
         println!();
         let mib = |bytes: f64| bytes / f64::from(1 << 20);
         let lines: [(&str, f64, &str); 9] = [
@@ -161,22 +185,6 @@ impl Report {
         for (name, value, unit) in lines {
             println!("{name:<40} {value:>10.2} {unit}");
         }
-        println!();
-        for Judged {
-            name,
-            value,
-            target,
-            direction,
-        } in self.judged()
-        {
-            let (sign, is_met) = match direction {
-                Direction::AtLeast => ("≥", value >= target),
-                Direction::AtMost => ("≤", value <= target),
-            };
-            let word = if is_met { "met" } else { "missed" };
-            println!("{name:<60} {value:>6.2}  target {sign} {target:<4} {word}");
-        }
-        self.write()
     }
 
     fn write(&self) -> anyhow::Result<()> {

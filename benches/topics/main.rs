@@ -71,86 +71,106 @@ async fn run(topics: u64) -> anyhow::Result<()> {
         println!("{name:<44} {value}");
     }
     let mut processes = Processes::start(folder.path()).await;
-    let replicas = topics * COPIES / PEERS;
     let idle = rss(&processes)?;
     line("memory of a peer, no topics", mebibytes(idle), "MiB");
-
-    let client = connect(&processes).await?;
-    let begun = Instant::now();
-    work::create(&client, topics).await?;
-    line(
-        "topics created",
-        topics as f64 / begun.elapsed().as_secs_f64(),
-        "/s",
-    );
-    line(
-        "memory of a peer, topics created",
-        mebibytes(rss(&processes)?),
-        "MiB",
-    );
-    let begun = Instant::now();
-    work::publish(&client, topics).await?;
-    line(
-        "first messages published",
-        topics as f64 / begun.elapsed().as_secs_f64(),
-        "/s",
-    );
-    let warm = rss(&processes)?;
-    line("memory of a peer, after that", mebibytes(warm), "MiB");
-    line(
-        "  for each replica of a topic",
-        warm.saturating_sub(idle) as f64 / replicas as f64,
-        "B (target ≤ 1024)",
-    );
+    let measured = Measured {
+        topics,
+        replicas: topics * COPIES / PEERS,
+        idle,
+    };
+    measured.fill(&processes).await?;
     let disk = device::folder_bytes(folder.path())?;
     line("disk of all peers", mebibytes(disk), "MiB");
-    line(
-        "  for each replica of a topic",
-        disk as f64 / (topics * COPIES) as f64,
-        "B",
-    );
-
-    processes.kill_all();
-    device::drop_caches();
-    let begun = Instant::now();
-    processes.restart_all().await;
-    line(
-        "restart of all eight after a kill",
-        begun.elapsed().as_secs_f64(),
-        "s (target ≤ 5)",
-    );
-    let cold = rss(&processes)?;
-    line("memory of a peer, cold", mebibytes(cold), "MiB");
-    line(
-        "  for each replica of a topic",
-        cold.saturating_sub(idle) as f64 / replicas as f64,
-        "B (target ≤ 200)",
-    );
-
-    for clients in CLIENTS {
-        let times = query::drive(&processes, clients, topics).await?;
-        println!(
-            "{:<44} mean {:.0} µs, p99 {:.0} µs (target ≤ 2000), {:.0} queries/s",
-            format!("{clients} clients, {} queries each", query::QUERIES),
-            times.mean_us,
-            times.p99_us,
-            times.rate,
-        );
-    }
-    let (begun, client) = (Instant::now(), connect(&processes).await?);
-    let listed = work::list(&client).await?;
-    ensure!(listed == topics, "{listed} of {topics} topics are listed");
-    line(
-        "topics listed, pages of 1000",
-        topics as f64 / begun.elapsed().as_secs_f64(),
-        "/s",
-    );
+    let each = disk as f64 / (topics * COPIES) as f64;
+    line("  for each replica of a topic", each, "B");
+    measured.restart(&mut processes).await?;
+    measured.query(&processes).await?;
     line(
         "memory of a peer, in the end",
         mebibytes(rss(&processes)?),
         "MiB",
     );
     Ok(())
+}
+
+/// What the figures refer to.
+struct Measured {
+    topics: u64,
+    /// Of each peer.
+    replicas: u64,
+    /// Memory of a peer without topics.
+    idle: u64,
+}
+
+impl Measured {
+    fn rate(&self, begun: Instant) -> f64 {
+        self.topics as f64 / begun.elapsed().as_secs_f64()
+    }
+
+    /// Bytes of memory for each replica of a topic.
+    fn each(&self, rss: u64) -> f64 {
+        rss.saturating_sub(self.idle) as f64 / self.replicas as f64
+    }
+
+    /// Creates them and publishes to each.
+    async fn fill(&self, processes: &Processes) -> anyhow::Result<()> {
+        let client = connect(processes).await?;
+        let begun = Instant::now();
+        work::create(&client, self.topics).await?;
+        line("topics created", self.rate(begun), "/s (target ≥ 20000)");
+        let created = mebibytes(rss(processes)?);
+        line("memory of a peer, topics created", created, "MiB");
+        let begun = Instant::now();
+        work::publish(&client, self.topics).await?;
+        line("first messages published", self.rate(begun), "/s");
+        let warm = rss(processes)?;
+        line("memory of a peer, after that", mebibytes(warm), "MiB");
+        let each = self.each(warm);
+        line("  for each replica of a topic", each, "B (target ≤ 1024)");
+        Ok(())
+    }
+
+    /// Kills all and starts them again.
+    async fn restart(&self, processes: &mut Processes) -> anyhow::Result<()> {
+        processes.kill_all();
+        device::drop_caches();
+        let begun = Instant::now();
+        processes.restart_all().await;
+        let seconds = begun.elapsed().as_secs_f64();
+        line(
+            "restart of all eight after a kill",
+            seconds,
+            "s (target ≤ 5)",
+        );
+        let cold = rss(processes)?;
+        line("memory of a peer, cold", mebibytes(cold), "MiB");
+        let each = self.each(cold);
+        line("  for each replica of a topic", each, "B (target ≤ 200)");
+        Ok(())
+    }
+
+    /// Looks some up and lists all.
+    async fn query(&self, processes: &Processes) -> anyhow::Result<()> {
+        for clients in CLIENTS {
+            let times = query::drive(processes, clients, self.topics).await?;
+            println!(
+                "{:<44} mean {:.0} µs, p99 {:.0} µs (target ≤ 2000), {:.0} queries/s",
+                format!("{clients} clients, {} queries each", query::QUERIES),
+                times.mean_us,
+                times.p99_us,
+                times.rate,
+            );
+        }
+        let (begun, client) = (Instant::now(), connect(processes).await?);
+        let listed = work::list(&client).await?;
+        let expected = self.topics;
+        ensure!(
+            listed == expected,
+            "{listed} of {expected} topics are listed"
+        );
+        line("topics listed, pages of 1000", self.rate(begun), "/s");
+        Ok(())
+    }
 }
 
 async fn connect(processes: &Processes) -> anyhow::Result<Client> {

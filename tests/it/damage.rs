@@ -149,9 +149,8 @@ async fn heal(cluster: &mut TestCluster, done: &mut Vec<String>) {
                 start(cluster, peer, done).await;
             }
         }
-        let problem = match cluster.replicas_differ().await {
-            None => return,
-            Some(problem) => problem,
+        let Some(problem) = cluster.replicas_differ().await else {
+            return;
         };
         assert!(
             Instant::now() < deadline,

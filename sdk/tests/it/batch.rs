@@ -1,5 +1,6 @@
 //! Many topics at once: order, chunks, and what is tried again.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use cubecast_sdk::proto::v1;
@@ -25,12 +26,13 @@ async fn many_topics_go_a_thousand_at_a_time() {
     assert_eq!(results.len(), 2500);
     assert!(results.iter().all(Result::is_ok));
     let requests = requests(&cluster);
-    let mut counts: Vec<_> = requests
+    // On a busy machine an attempt may be given up and made again.
+    let counts: BTreeMap<_, _> = requests
         .iter()
-        .map(|request| request.topics.len())
+        .map(|request| (request.topics[0].topic.as_str(), request.topics.len()))
         .collect();
-    counts.sort_unstable();
-    assert_eq!(counts, [500, 1000, 1000]);
+    let expected = [("t0", 1000), ("t1000", 1000), ("t2000", 500)];
+    assert_eq!(counts, expected.into());
     assert!(requests.iter().all(|request| request.publisher == "agency"));
 }
 
