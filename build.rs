@@ -10,7 +10,7 @@ use prost_types::FileDescriptorSet;
 const PUBLIC: (&str, &str) = (".cubecast.v1", "::cubecast_sdk::proto::v1");
 
 /// Messages of the public API that the server reads and writes without decoding the messages within.
-const OPAQUE: [(&str, &str); 2] = [
+const OPAQUE: [(&str, &str); 3] = [
     (
         ".cubecast.v1.PublishRequest",
         "crate::rpc::wire::PublishRequest",
@@ -18,6 +18,10 @@ const OPAQUE: [(&str, &str); 2] = [
     (
         ".cubecast.v1.PullResponse",
         "crate::rpc::wire::PullResponse",
+    ),
+    (
+        ".cubecast.v1.ReplicaPullResponse",
+        "crate::rpc::wire::ReplicaPullResponse",
     ),
 ];
 

@@ -10,9 +10,8 @@ use tokio::time::Instant;
 use tonic::transport::Channel;
 
 use crate::MANY;
-use crate::process::Processes;
-
-const PEERS: usize = 8;
+use crate::shared::process::Processes;
+use crate::shared::{PEERS, connect, names_of_all_owners};
 
 /// Eight processes of the real binary with topics and publishers. Killed when dropped.
 pub struct Cluster {
@@ -32,7 +31,7 @@ impl Cluster {
         let begun = Instant::now();
         let processes = Processes::start(folder).await;
         let started_in = begun.elapsed();
-        let client = Client::connect((0..PEERS).map(|peer| processes.address(peer))).await?;
+        let client = connect(&processes).await?;
         let topics = create_topics(&client).await?;
         let first = topics.first().context("there are topics")?;
         let publishers = create_publishers(&client, first).await?;
@@ -78,21 +77,12 @@ impl Cluster {
     }
 }
 
-/// Names are tried until each vertex owns one.
+/// Each has a message.
 async fn create_topics(client: &Client) -> anyhow::Result<Vec<String>> {
-    let mut topics = Vec::new();
-    let mut owners = std::collections::BTreeSet::new();
-    for number in 0_u32.. {
-        let topic = format!("bench-{number}");
-        let location = client.locate_topic(&topic).await?;
-        if owners.insert(location.placement.owner) {
-            client.create_topic(&topic).await?;
-            client.publish(&topic, ["first"]).await?;
-            topics.push(topic);
-        }
-        if topics.len() == PEERS {
-            break;
-        }
+    let topics = names_of_all_owners(client, "bench").await?;
+    for topic in &topics {
+        client.create_topic(topic).await?;
+        client.publish(topic, ["first"]).await?;
     }
     Ok(topics)
 }

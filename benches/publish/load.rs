@@ -5,15 +5,11 @@
 use std::future::Future;
 use std::time::Duration;
 
-use anyhow::Context;
 use hdrhistogram::Histogram;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::machine;
-
-/// Longer than any call that does not fail.
-const CALL_MAX: Duration = Duration::from_secs(60);
+use crate::shared::{histogram, machine, micros};
 
 /// Something that can be called again and again.
 pub trait Caller: Send + 'static {
@@ -70,14 +66,12 @@ pub async fn drive<C: Caller>(
     }
     let calls = f64::from(u32::try_from(times.len())?);
     anyhow::ensure!(calls > 0.0, "no call was answered in {:?}", round.measured);
-    let micros =
-        |quantile| Duration::from_nanos(times.value_at_quantile(quantile)).as_secs_f64() * 1e6;
     let per_call =
         |after: Duration, before| after.saturating_sub(before).as_secs_f64() * 1e6 / calls;
     Ok(Sample {
         rate: calls / round.measured.as_secs_f64(),
-        p50: micros(0.5),
-        p99: micros(0.99),
+        p50: micros(&times, 0.5),
+        p99: micros(&times, 0.99),
         cpu_here: per_call(after.0, before.0),
         cpu_there: per_call(after.1, before.1),
     })
@@ -101,9 +95,4 @@ async fn repeat<C: Caller>(
             times.saturating_record(u64::try_from((answered - begun).as_nanos())?);
         }
     }
-}
-
-fn histogram() -> anyhow::Result<Histogram<u64>> {
-    let longest = u64::try_from(CALL_MAX.as_nanos())?;
-    Histogram::new_with_bounds(1, longest, 3).context("the bounds of the histogram")
 }

@@ -9,18 +9,16 @@ mod bare;
 mod caller;
 mod cluster;
 mod load;
-mod machine;
-#[path = "../../tests/crash/process.rs"]
+mod report;
+#[path = "../shared/mod.rs"]
 #[expect(
     dead_code,
     clippy::unwrap_used,
     clippy::indexing_slicing,
-    reason = "shared with the crash tests, which use all of it"
+    reason = "shared with the other benchmarks, and some of it with the crash tests"
 )]
-mod process;
-mod report;
+mod shared;
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -31,6 +29,7 @@ use caller::{AppendFile, Create, Generated, Named, Plain};
 use cluster::Cluster;
 use load::{Round, Sample, drive};
 use report::{Case, Facts, Report};
+use shared::machine;
 
 /// Turns of all cases; what is reported is the median of a case's turns.
 const ROUNDS: u32 = 5;
@@ -54,11 +53,7 @@ fn main() -> anyhow::Result<()> {
     let cases = Case::wanted()?;
     let turn = (round.warm_up + round.measured) * u32::try_from(cases.len())?;
     let longest = turn * ROUNDS + IDLE + OTHER_WORK_MAX;
-    tokio::runtime::Runtime::new()?.block_on(async {
-        let run = tokio::time::timeout(longest, Box::pin(run(round, cases)));
-        run.await
-            .with_context(|| format!("not done after {longest:?}"))?
-    })
+    shared::run(longest, run(round, cases))
 }
 
 fn measured() -> anyhow::Result<Duration> {
@@ -75,10 +70,7 @@ fn measured() -> anyhow::Result<Duration> {
 
 /// Starts everything, measures, prints.
 async fn run(round: Round, cases: Vec<Case>) -> anyhow::Result<()> {
-    // Not the system's folder for temporary files, which may be memory: then a sync would cost nothing.
-    let place = std::env::var_os("CUBECAST_BENCH_DIR")
-        .map_or_else(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")), PathBuf::from);
-    let folder = tempfile::tempdir_in(place)?;
+    let folder = shared::folder()?;
     let parties = Parties {
         bare: BareServer::start().await?,
         cluster: Cluster::start(folder.path()).await?,

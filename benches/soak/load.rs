@@ -11,6 +11,8 @@ use hdrhistogram::Histogram;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::shared::histogram;
+
 /// One message a publish.
 pub const PAYLOAD_BYTES: usize = 1024;
 /// Publishes that run at the same time.
@@ -19,7 +21,6 @@ const PUBLISHERS: u32 = 64;
 const DRAIN_MAX: Duration = Duration::from_secs(30);
 /// How long a pull waits for something new.
 const WAIT: Duration = Duration::from_millis(200);
-const CALL_MAX: Duration = Duration::from_secs(60);
 
 /// Who publishes where.
 pub struct Load {
@@ -93,9 +94,9 @@ impl Load {
     }
 
     /// Publishes so many a second in all, each at its time whether the one before was fast or slow; times count from when it was due.
-    pub fn start(self, rate: f64) -> Running {
+    pub fn start(self, rate: f64) -> anyhow::Result<Running> {
         let interval = Duration::from_secs_f64(f64::from(PUBLISHERS) / rate);
-        let times = Arc::new(Mutex::new(histogram()));
+        let times = Arc::new(Mutex::new(histogram()?));
         let is_over = Arc::<AtomicBool>::default();
         let (mut publishers, mut subscribers) = (JoinSet::new(), JoinSet::new());
         for (topic, number) in self.of_publishers().zip(0..) {
@@ -122,14 +123,14 @@ impl Load {
             let (is_over, delivered) = (Arc::clone(&is_over), Arc::clone(&delivered));
             subscribers.spawn(follow(subscription, is_over, delivered));
         }
-        Running {
+        Ok(Running {
             publishers,
             subscribers,
             times,
             is_over,
             published,
             delivered,
-        }
+        })
     }
 }
 
@@ -168,7 +169,7 @@ impl Running {
     pub fn take(&self) -> anyhow::Result<Histogram<u64>> {
         ensure!(!self.publishers.is_empty(), "nobody publishes");
         let mut times = self.times.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(std::mem::replace(&mut times, histogram()))
+        Ok(std::mem::replace(&mut times, histogram()?))
     }
 
     /// Messages published and delivered, from the first on.
@@ -192,10 +193,4 @@ impl Running {
             delivered.load(Ordering::Relaxed),
         ))
     }
-}
-
-#[expect(clippy::expect_used, reason = "the bounds are constants that fit")]
-fn histogram() -> Histogram<u64> {
-    let longest = u64::try_from(CALL_MAX.as_nanos()).unwrap_or(u64::MAX);
-    Histogram::new_with_bounds(1, longest, 3).expect("1 ns to 60 s with three digits")
 }

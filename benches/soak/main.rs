@@ -9,22 +9,16 @@
     reason = "no figure here has more than 52 bits"
 )]
 
-#[path = "../storage/device.rs"]
-#[expect(dead_code, reason = "shared with the other benchmarks")]
-mod device;
 mod load;
-#[path = "../publish/machine.rs"]
-#[expect(dead_code, reason = "shared with the other benchmarks")]
-mod machine;
 mod plot;
-#[path = "../../tests/crash/process.rs"]
+#[path = "../shared/mod.rs"]
 #[expect(
     dead_code,
     clippy::unwrap_used,
     clippy::indexing_slicing,
-    reason = "shared with the crash tests, which use all of it"
+    reason = "shared with the other benchmarks, and some of it with the crash tests"
 )]
-mod process;
+mod shared;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -34,16 +28,16 @@ use cubecast_sdk::{Client, NewTopic, Retention};
 use tokio::time::Instant;
 
 use load::Load;
-use process::Processes;
+use shared::process::Processes;
+use shared::{device, mebibytes, micros};
 
 /// As long as the load lasts, unless `CUBECAST_BENCH_SECONDS` says otherwise.
 const SOAK: Duration = Duration::from_secs(20 * 60);
 /// What tells the greatest load.
 const PROBE: Duration = Duration::from_secs(10);
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(5);
-/// What a topic keeps.
-const KEPT_BYTES: u64 = 64 << 20;
-const PEERS: usize = 8;
+/// What a topic keeps, in MiB, unless `CUBECAST_BENCH_KEPT_MIB` says otherwise: the less, the sooner as much goes as comes.
+const KEPT_MIB: u64 = 64;
 /// Start-up, topics and the end.
 const OTHER_WORK_MAX: Duration = Duration::from_secs(180);
 
@@ -63,12 +57,7 @@ struct Sample {
 
 fn main() -> anyhow::Result<()> {
     let soak = duration()?;
-    tokio::runtime::Runtime::new()?.block_on(async {
-        let longest = soak + PROBE + OTHER_WORK_MAX;
-        let run = tokio::time::timeout(longest, Box::pin(run(soak)));
-        run.await
-            .with_context(|| format!("not done after {longest:?}"))?
-    })
+    shared::run(soak + PROBE + OTHER_WORK_MAX, run(soak))
 }
 
 fn duration() -> anyhow::Result<Duration> {
@@ -83,11 +72,9 @@ fn duration() -> anyhow::Result<Duration> {
 }
 
 async fn run(soak: Duration) -> anyhow::Result<()> {
-    let place = std::env::var_os("CUBECAST_BENCH_DIR")
-        .map_or_else(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")), PathBuf::from);
-    let folder = tempfile::tempdir_in(place)?;
+    let folder = shared::folder()?;
     let processes = Processes::start(folder.path()).await;
-    let client = Client::connect((0..PEERS).map(|peer| processes.address(peer))).await?;
+    let client = shared::connect(&processes).await?;
     let topics = create_topics(&client).await?;
     let load = Load::new(client, topics).await?;
     let most = load.most(PROBE).await?;
@@ -101,22 +88,19 @@ async fn run(soak: Duration) -> anyhow::Result<()> {
         "soaked with",
         most / 2.0
     );
-    let running = load.start(most / 2.0);
+    let running = load.start(most / 2.0)?;
     let mut samples = Vec::new();
     let (begun, mut last) = (Instant::now(), Instant::now());
     while begun.elapsed() < soak {
         tokio::time::sleep_until(last + SAMPLE_INTERVAL).await;
         let times = running.take()?;
         let now = Instant::now();
-        let rss = machine::rss_bytes(&processes.pids())?;
-        let micros =
-            |quantile| Duration::from_nanos(times.value_at_quantile(quantile)).as_secs_f64() * 1e6;
         samples.push(Sample {
             at: begun.elapsed(),
             rate: times.len() as f64 / (now - last).as_secs_f64(),
-            p50_us: micros(0.5),
-            p99_us: micros(0.99),
-            rss_mib: mebibytes(rss.into_iter().max().unwrap_or(0)),
+            p50_us: micros(&times, 0.5),
+            p99_us: micros(&times, 0.99),
+            rss_mib: mebibytes(shared::largest_rss(&processes)?),
             disk_mib: mebibytes(device::folder_bytes(folder.path())?),
         });
         last = now;
@@ -127,27 +111,25 @@ async fn run(soak: Duration) -> anyhow::Result<()> {
     report(&samples)
 }
 
-fn mebibytes(bytes: u64) -> f64 {
-    bytes as f64 / f64::from(1 << 20)
+/// One topic for each owner.
+fn kept_bytes() -> anyhow::Result<u64> {
+    let kept = match std::env::var("CUBECAST_BENCH_KEPT_MIB") {
+        Ok(mib) => mib
+            .parse()
+            .context("CUBECAST_BENCH_KEPT_MIB is no number")?,
+        Err(_) => KEPT_MIB,
+    };
+    Ok(kept << 20)
 }
 
-/// One topic for each owner.
 async fn create_topics(client: &Client) -> anyhow::Result<Vec<String>> {
-    let mut topics = Vec::new();
-    let mut owners = std::collections::BTreeSet::new();
-    for number in 0_u32.. {
-        let topic = format!("soak-{number}");
-        let location = client.locate_topic(&topic).await?;
-        if owners.insert(location.placement.owner) {
-            let retention = Retention::new().with_bytes(KEPT_BYTES);
-            client
-                .create_topic(NewTopic::new(&topic).with_retention(retention))
-                .await?;
-            topics.push(topic);
-        }
-        if topics.len() == PEERS {
-            break;
-        }
+    let kept = kept_bytes()?;
+    let topics = shared::names_of_all_owners(client, "soak").await?;
+    for topic in &topics {
+        let retention = Retention::new().with_bytes(kept);
+        client
+            .create_topic(NewTopic::new(topic).with_retention(retention))
+            .await?;
     }
     Ok(topics)
 }

@@ -13,20 +13,25 @@
     reason = "what is measured here is real time"
 )]
 
-mod device;
 mod fill;
-#[path = "../publish/machine.rs"]
-#[expect(dead_code, reason = "shared with the other benchmarks")]
-mod machine;
 mod raw;
 mod reopen;
 mod report;
+#[path = "../shared/mod.rs"]
+#[expect(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "shared with the other benchmarks, and some of it with the crash tests"
+)]
+mod shared;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Context;
 
 use report::{Report, Turn};
+use shared::{device, machine, place};
 
 /// Turns; what is reported is the median of each figure.
 const TURNS: u32 = 3;
@@ -53,9 +58,7 @@ fn mebibytes() -> anyhow::Result<u64> {
 }
 
 fn run(payload_bytes: u64) -> anyhow::Result<()> {
-    // Not the system's folder for temporary files, which may be memory: then a sync would cost nothing.
-    let place = std::env::var_os("CUBECAST_BENCH_DIR")
-        .map_or_else(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")), PathBuf::from);
+    let place = place();
     let mut report = Report::about(&place, payload_bytes);
     for number in 0..TURNS {
         let folder = tempfile::tempdir_in(&place)?;

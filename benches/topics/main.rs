@@ -9,35 +9,28 @@
     reason = "no figure here has more than 52 bits"
 )]
 
-#[path = "../storage/device.rs"]
-#[expect(dead_code, reason = "shared with the other benchmarks")]
-mod device;
-#[path = "../publish/machine.rs"]
-#[expect(dead_code, reason = "shared with the other benchmarks")]
-mod machine;
-#[path = "../../tests/crash/process.rs"]
+mod query;
+#[path = "../shared/mod.rs"]
 #[expect(
     dead_code,
     clippy::unwrap_used,
     clippy::indexing_slicing,
-    reason = "shared with the crash tests, which use all of it"
+    reason = "shared with the other benchmarks, and some of it with the crash tests"
 )]
-mod process;
-mod query;
+mod shared;
 mod work;
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use cubecast_sdk::Client;
 use tokio::time::Instant;
 
-use process::Processes;
+use shared::process::Processes;
+use shared::{connect, device, largest_rss as rss, machine, mebibytes};
 
 /// Topics, unless `CUBECAST_BENCH_TOPICS` says otherwise.
 const TOPICS: u64 = 1_000_000;
-const PEERS: u64 = 8;
+const PEERS: u64 = shared::PEERS as u64;
 /// Each topic lives on so many peers.
 const COPIES: u64 = 4;
 /// Clients that look topics up at once.
@@ -47,11 +40,7 @@ const LONGEST: Duration = Duration::from_secs(1800);
 
 fn main() -> anyhow::Result<()> {
     let topics = topics()?;
-    tokio::runtime::Runtime::new()?.block_on(async {
-        let run = tokio::time::timeout(LONGEST, Box::pin(run(topics)));
-        run.await
-            .with_context(|| format!("not done after {LONGEST:?}"))?
-    })
+    shared::run(LONGEST, run(topics))
 }
 
 fn topics() -> anyhow::Result<u64> {
@@ -63,10 +52,7 @@ fn topics() -> anyhow::Result<u64> {
 }
 
 async fn run(topics: u64) -> anyhow::Result<()> {
-    // Not the system's folder for temporary files, which may be memory.
-    let place = std::env::var_os("CUBECAST_BENCH_DIR")
-        .map_or_else(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")), PathBuf::from);
-    let folder = tempfile::tempdir_in(place)?;
+    let folder = shared::folder()?;
     for (name, value) in machine::facts(folder.path()) {
         println!("{name:<44} {value}");
     }
@@ -171,21 +157,6 @@ impl Measured {
         line("topics listed, pages of 1000", self.rate(begun), "/s");
         Ok(())
     }
-}
-
-async fn connect(processes: &Processes) -> anyhow::Result<Client> {
-    let addresses = (0..8).map(|peer| processes.address(peer));
-    Ok(Client::connect(addresses).await?)
-}
-
-/// Of the peer that has most.
-fn rss(processes: &Processes) -> anyhow::Result<u64> {
-    let all = machine::rss_bytes(&processes.pids())?;
-    all.into_iter().max().context("there are peers")
-}
-
-fn mebibytes(bytes: u64) -> f64 {
-    bytes as f64 / f64::from(1 << 20)
 }
 
 fn line(name: &str, value: f64, unit: &str) {

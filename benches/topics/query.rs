@@ -1,20 +1,17 @@
 //! Looks topics up with several clients at once, as the experiment of a million topics asks.
 
-use std::time::Duration;
-
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use cubecast_sdk::Consistency;
-use hdrhistogram::Histogram;
 use rand::Rng;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::process::Processes;
+use crate::shared::process::Processes;
+use crate::shared::{connect, histogram, micros};
 use crate::work;
 
 /// Of each client, one after another.
 pub const QUERIES: u32 = 1000;
-const CALL_MAX: Duration = Duration::from_secs(60);
 
 /// What the queries took.
 pub struct Times {
@@ -29,7 +26,7 @@ pub async fn drive(processes: &Processes, clients: usize, topics: u64) -> anyhow
     let mut tasks = JoinSet::new();
     let mut all = Vec::new();
     for _ in 0..clients {
-        let client = crate::connect(processes).await?;
+        let client = connect(processes).await?;
         // Dialled beforehand.
         for number in 0..64.min(topics) {
             client
@@ -64,12 +61,7 @@ pub async fn drive(processes: &Processes, clients: usize, topics: u64) -> anyhow
     let seconds = begun.elapsed().as_secs_f64();
     Ok(Times {
         mean_us: times.mean() / 1000.0,
-        p99_us: times.value_at_quantile(0.99) as f64 / 1000.0,
+        p99_us: micros(&times, 0.99),
         rate: times.len() as f64 / seconds,
     })
-}
-
-fn histogram() -> anyhow::Result<Histogram<u64>> {
-    let longest = u64::try_from(CALL_MAX.as_nanos())?;
-    Histogram::new_with_bounds(1, longest, 3).context("the bounds of the histogram")
 }

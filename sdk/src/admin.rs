@@ -5,13 +5,15 @@
 
 use futures::stream::BoxStream;
 
+use crate::address::Address;
 use crate::batch::NewTopic;
 use crate::call::{self, Call, Method, Target};
 use crate::client::Client;
-use crate::connect::Address;
+use crate::connect::PeerKey;
 use crate::error::Error;
+use crate::hedge::Hedge;
 use crate::model::{
-    Cluster, Consistency, Location, NodeStatus, Placement, Retention, Topic, required,
+    Cluster, Consistency, Location, Member, NodeStatus, Placement, Retention, Topic, required,
 };
 use crate::page::{Page, PageRequest, pages};
 use crate::proto::v1;
@@ -126,6 +128,7 @@ impl Client {
         };
         let call = reading(&call::GET_TOPIC, topic, consistency);
         let answer: v1::GetTopicResponse = self.call(call, &request).await?;
+        self.note(answer.source.as_ref());
         placed(answer.topic, "topic", answer.placement)
     }
 
@@ -238,15 +241,30 @@ impl Client {
     /// # Errors
     /// [`Error::Address`] when the peer is neither known nor an address; [`Error::Unreachable`]; and what any call can have.
     pub async fn node_status(&self, peer: &str) -> Result<NodeStatus, Error> {
-        let peers = &self.shared.peers;
-        let key = match peers.at_vertex(peer) {
-            Some(key) => key,
-            None => peers.add(&Address::parse(peer)?)?,
-        };
+        let key = self.peer_at(peer).await?;
         let call = Call::new(&call::GET_NODE_STATUS).at(Target::Only(key));
         let answer: v1::GetNodeStatusResponse =
             self.call(call, &v1::GetNodeStatusRequest {}).await?;
         Ok(answer.into())
+    }
+
+    /// The peer that is named by its address, or by its vertex. Another one is asked who is there when that is not known.
+    pub(crate) async fn peer_at(&self, peer: &str) -> Result<PeerKey, Error> {
+        let peers = &self.shared.peers;
+        if let Some(key) = peers.at_vertex(peer) {
+            return Ok(key);
+        }
+        let is_vertex = !peer.is_empty() && peer.bytes().all(|bit| matches!(bit, b'0' | b'1'));
+        if is_vertex {
+            let members = self.cluster().await?.members;
+            let home = |member: &&Member| member.vertices.iter().any(|vertex| vertex == peer);
+            if let Some(member) = members.iter().find(home) {
+                let key = peers.add(&Address::parse(&member.address)?)?;
+                peers.settle(peer, key, false);
+                return Ok(key);
+            }
+        }
+        peers.add(&Address::parse(peer)?)
     }
 
     /// Asks any peer how it sees the cluster.
@@ -278,7 +296,7 @@ pub(crate) fn reading<'a>(
 ) -> Call<'a> {
     let call = Call::new(method);
     if consistency == Consistency::Eventual {
-        call
+        call.hedged(Hedge::Soon)
     } else {
         call.about(topic)
     }

@@ -9,9 +9,11 @@ use prost::Message;
 use tokio::time::Instant;
 
 use crate::admin::{Placed, placed, request_id, retention};
-use crate::call::{self, Answer, Call};
+use crate::attempt::Answer;
+use crate::call::{self, Call};
 use crate::client::Client;
 use crate::error::{Error, Failure, Fate};
+use crate::hedge::Hedge;
 use crate::model::{Retention, Topic};
 use crate::proto::v1;
 use crate::retry::{self, Repeat, Verdict};
@@ -187,7 +189,9 @@ impl<'a> Chunk<'a> {
             request_id: self.request_id.clone(),
         };
         let left = self.ends.saturating_duration_since(Instant::now());
-        let call = Call::new(&call::BATCH_CREATE_TOPICS).within(left);
+        let call = Call::new(&call::BATCH_CREATE_TOPICS)
+            .within(left)
+            .hedged(Hedge::Never);
         let request = request.encode_to_vec().into();
         let answer: Result<Answer<v1::BatchCreateTopicsResponse>, Error> =
             self.client.call_whole(call, request).await;

@@ -12,9 +12,14 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tracing::debug;
 
-use crate::call::{self, Answer, Call, Target};
-use crate::connect::{Address, ChannelOptions, PeerKey, Peers};
+use crate::address::Address;
+use crate::attempt::Answer;
+use crate::call::{self, Call, Target};
+use crate::connect::{ChannelOptions, PeerKey, Peers};
+use crate::course;
 use crate::error::Error;
+use crate::event::Event;
+use crate::hedge::{Budget, Delays};
 use crate::proto::v1;
 use crate::retry::Backoff;
 
@@ -29,6 +34,7 @@ pub(crate) struct Options {
     /// For the first attempt of a call that may be repeated; doubled for each further one.
     pub(crate) attempt_timeout: Duration,
     pub(crate) backoff: Backoff,
+    pub(crate) delays: Delays,
     /// Bytes of one answer.
     pub(crate) answer_bytes_max: usize,
     pub(crate) channel: ChannelOptions,
@@ -43,6 +49,11 @@ impl Default for Options {
             backoff: Backoff {
                 first: Duration::from_millis(10),
                 max: Duration::from_secs(1),
+            },
+            delays: Delays {
+                // Several times what a publish takes on a slow disk, and short beside the time in which peers notice that one is silent.
+                usual: Duration::from_millis(300),
+                soon: Duration::from_millis(25),
             },
             // The peers' default of 4 MiB of messages, with room for their envelopes and for larger settings.
             answer_bytes_max: 64 << 20,
@@ -103,6 +114,16 @@ impl Builder {
         self
     }
 
+    /// How long a call that may be repeated waits for an answer before a second peer is asked, too (default 300 ms), and how long a read does that
+    /// any replica may answer (default 25 ms). The first answer counts. A third peer is asked after as long again.
+    pub fn hedge(mut self, usual: Duration, eventual: Duration) -> Self {
+        self.options.delays = Delays {
+            usual,
+            soon: eventual,
+        };
+        self
+    }
+
     /// The largest answer that is taken, in bytes. Default: 64 MiB.
     pub fn answer_bytes_max(mut self, bytes: usize) -> Self {
         self.options.answer_bytes_max = bytes;
@@ -139,6 +160,8 @@ impl Builder {
                 options: self.options,
                 seeds: addresses,
                 discovery: Mutex::default(),
+                budget: Budget::default(),
+                probes: Mutex::default(),
             }),
         })
     }
@@ -178,6 +201,9 @@ pub(crate) struct Shared {
     /// The addresses that the application gave.
     seeds: Vec<Address>,
     discovery: Mutex<Discovery>,
+    pub(crate) budget: Budget,
+    /// One for each peer that does not answer. They end with the client.
+    pub(crate) probes: Mutex<JoinSet<()>>,
 }
 
 #[derive(Debug, Default)]
@@ -248,24 +274,11 @@ impl Client {
         Q: prost::Message,
         A: prost::Message + Default + 'static,
     {
-        self.call_encoded(call, request.encode_to_vec().into())
-            .await
-    }
-
-    /// As [`Self::call`], with the request encoded already.
-    pub(crate) async fn call_encoded<A>(
-        &self,
-        call: Call<'_>,
-        request: bytes::Bytes,
-    ) -> Result<A, Error>
-    where
-        A: prost::Message + Default + 'static,
-    {
-        let answer = self.call_whole(call, request).await;
+        let answer = self.call_whole(call, request.encode_to_vec().into()).await;
         answer.map(|answer| answer.message)
     }
 
-    /// As [`Self::call_encoded`], with who answered.
+    /// As [`Self::call`], with the request encoded already, and with who answered.
     pub(crate) async fn call_whole<A>(
         &self,
         call: Call<'_>,
@@ -274,7 +287,7 @@ impl Client {
     where
         A: prost::Message + Default + 'static,
     {
-        let answer = call::run(&self.shared, call, request).await;
+        let answer = course::run(&self.shared, call, request).await;
         if let (Some(topic), Ok(answer)) = (call.topic, &answer)
             && let Some(vertex) = &answer.served_by
             && !self.shared.peers.learn(topic, vertex)
@@ -282,6 +295,34 @@ impl Client {
             self.discover(None);
         }
         answer
+    }
+
+    /// Takes note of who answered in place of an owner that does not. Gives the words for it.
+    pub(crate) fn stand_in(&self, owner: &str, served_by: Option<&str>) -> Option<String> {
+        let (peers, served_by) = (&self.shared.peers, served_by?);
+        if served_by == owner {
+            peers.stand_back(owner);
+            return None;
+        }
+        if !peers.is_down(owner) {
+            return None;
+        }
+        peers.stand_in(owner, served_by);
+        let event = Event::OwnerUnreachable {
+            owner: owner.to_owned(),
+            served_by: served_by.to_owned(),
+        };
+        Some(event.to_string())
+    }
+
+    /// Takes note of what a read says of who answered it.
+    pub(crate) fn note(&self, source: Option<&v1::ReadSource>) {
+        let Some(source) = source else { return };
+        if source.note.is_empty() {
+            self.stand_in(&source.owner, Some(&source.served_by));
+        } else {
+            self.shared.peers.stand_in(&source.owner, &source.served_by);
+        }
     }
 
     /// Looks in the background for who listens where, unless it did so lately. `first` hears as soon as one peer has answered, or all have
@@ -337,13 +378,14 @@ async fn discover(shared: Arc<Shared>, mut first: Option<oneshot::Sender<Result<
 }
 
 /// Asks one peer who it is, and who its neighbours are.
-async fn ask(shared: &Shared, address: &Address) -> Result<PeerKey, Error> {
+async fn ask(shared: &Arc<Shared>, address: &Address) -> Result<PeerKey, Error> {
     let key = shared.peers.add(address)?;
     let call = Call::new(&call::GET_NODE_STATUS)
         .at(Target::Only(key))
         .within(shared.options.attempt_timeout);
-    let status: v1::GetNodeStatusResponse =
-        call::run(shared, call, bytes::Bytes::new()).await?.message;
+    let status: v1::GetNodeStatusResponse = course::run(shared, call, bytes::Bytes::new())
+        .await?
+        .message;
     for vertex in status.vertices.iter().chain([&status.vertex]) {
         shared.peers.settle(vertex, key, true);
     }
@@ -354,12 +396,13 @@ async fn ask(shared: &Shared, address: &Address) -> Result<PeerKey, Error> {
 }
 
 /// Asks one peer who else there is.
-async fn ask_for_members(shared: &Shared, key: PeerKey) -> Result<(), Error> {
+async fn ask_for_members(shared: &Arc<Shared>, key: PeerKey) -> Result<(), Error> {
     let call = Call::new(&call::GET_CLUSTER)
         .at(Target::Only(key))
         .within(shared.options.attempt_timeout);
-    let answer: v1::GetClusterResponse =
-        call::run(shared, call, bytes::Bytes::new()).await?.message;
+    let answer: v1::GetClusterResponse = course::run(shared, call, bytes::Bytes::new())
+        .await?
+        .message;
     for member in answer.cluster.unwrap_or_default().members {
         let vertices: Vec<&str> = member
             .vertices

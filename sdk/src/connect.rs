@@ -1,75 +1,24 @@
-//! The peers that a client knows, one lazy channel each, and who leads which topic as far as was heard.
+//! The peers that a client knows, one lazy channel each, whether they answer, and who leads which topic as far as was heard.
 //!
-//! It never retries a call. What it knows may be wrong at any time: a wrong guess costs one hop, because every peer takes every call.
+//! It never calls anyone. What it knows may be wrong at any time: a wrong guess costs one hop, because every peer takes every call.
 //! Begin with [`Peers::choose`].
 
 use std::collections::{HashMap, VecDeque};
-use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use tokio::sync::watch;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::address::Address;
+use crate::circuit::{Circuit, Confirmed, Round};
 use crate::error::Error;
+use crate::event::{Event, Teller};
 
 /// Topics whose leader is remembered; the one learned first is forgotten. About 1 MiB.
 const LEADERS_MAX: usize = 10_000;
 /// Peers that are remembered: the largest cube has 4,096 vertices.
 const PEERS_MAX: usize = 4_096;
-/// How long a peer that could not be reached is asked last. About the time of an election.
-const DOWN_TIME: Duration = Duration::from_millis(500);
-
-/// Where a peer listens: `http://127.0.0.1:8000`. Cheap to clone.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Address(Arc<str>);
-
-impl Address {
-    /// Reads an address; `host:port` alone is taken for plain HTTP.
-    pub(crate) fn parse(text: &str) -> Result<Self, Error> {
-        let text = text.trim().trim_end_matches('/');
-        let whole = if text.contains("://") {
-            text.to_owned()
-        } else {
-            format!("http://{text}")
-        };
-        let wrong = |problem: String| Error::Address {
-            address: text.to_owned(),
-            problem,
-        };
-        let uri: http::Uri = whole
-            .parse()
-            .map_err(|error: http::uri::InvalidUri| wrong(error.to_string()))?;
-        if uri.host().is_none_or(str::is_empty) {
-            return Err(wrong("it has no host".to_owned()));
-        }
-        if uri.port_u16().is_none() {
-            return Err(wrong("it has no port".to_owned()));
-        }
-        Ok(Self(whole.into()))
-    }
-
-    /// In place of an address, where nobody knows it.
-    pub(crate) fn unknown() -> Self {
-        Self("".into())
-    }
-
-    /// The text.
-    pub(crate) fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Debug for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
 
 /// How channels are made.
 #[derive(Debug, Clone)]
@@ -115,6 +64,8 @@ pub(crate) struct Chosen {
     pub(crate) key: PeerKey,
     pub(crate) address: Address,
     pub(crate) channel: Channel,
+    /// Changes when it is certain that the peer cannot be reached: whoever waits for its answer need not wait any longer.
+    pub(crate) lost: watch::Receiver<()>,
 }
 
 /// All peers that are known.
@@ -122,6 +73,7 @@ pub(crate) struct Chosen {
 pub(crate) struct Peers {
     options: ChannelOptions,
     state: Mutex<State>,
+    teller: Teller,
 }
 
 #[derive(Debug, Default)]
@@ -129,19 +81,31 @@ struct State {
     peers: Vec<Peer>,
     by_address: HashMap<Address, PeerKey>,
     by_vertex: HashMap<String, PeerKey>,
-    leaders: HashMap<String, PeerKey>,
+    leaders: HashMap<String, Leader>,
     /// The topics of `leaders` in the order in which they were learned.
     leader_order: VecDeque<String>,
     /// Where the turn of those without a known leader is.
     turn: usize,
+    /// By the vertex of an owner that cannot be reached: the vertex that was last told of as serving in its place.
+    stand_ins: HashMap<String, String>,
+}
+
+/// Who leads a topic.
+#[derive(Debug, Clone, Copy)]
+struct Leader {
+    key: PeerKey,
+    /// A call has failed there since, so that others are as likely.
+    is_doubtful: bool,
 }
 
 #[derive(Debug)]
 struct Peer {
     address: Address,
     channel: Channel,
-    /// It could not be reached; ask it last until then.
-    down_until: Option<Instant>,
+    /// One that it is home to, where known.
+    vertex: Option<String>,
+    circuit: Circuit,
+    lost: watch::Sender<()>,
 }
 
 impl Peers {
@@ -153,6 +117,7 @@ impl Peers {
         let peers = Self {
             options,
             state: Mutex::default(),
+            teller: Teller::default(),
         };
         for address in addresses {
             peers.add(address)?;
@@ -189,7 +154,9 @@ impl Peers {
         state.peers.push(Peer {
             address: address.clone(),
             channel,
-            down_until: None,
+            vertex: None,
+            circuit: Circuit::default(),
+            lost: watch::Sender::default(),
         });
         state.by_address.insert(address.clone(), key);
         Ok(key)
@@ -201,6 +168,9 @@ impl Peers {
         let mut state = self.lock();
         if vertex.is_empty() || state.by_vertex.len() >= PEERS_MAX {
             return;
+        }
+        if let Some(peer) = state.peers.get_mut(key.0) {
+            peer.vertex.get_or_insert_with(|| vertex.to_owned());
         }
         if is_certain {
             state.by_vertex.insert(vertex.to_owned(), key);
@@ -231,13 +201,13 @@ impl Peers {
     /// Whom to ask about a topic, or about nothing in particular: the leader where known, otherwise each in turn; not one of `tried` or one
     /// that is down while there is another.
     pub(crate) fn choose(&self, topic: Option<&str>, tried: &[PeerKey]) -> Option<Chosen> {
-        let now = Instant::now();
         let mut state = self.lock();
-        if let Some(key) = topic.and_then(|topic| state.leaders.get(topic).copied())
-            && !tried.contains(&key)
-            && state.is_up(key, now)
+        if let Some(leader) = topic.and_then(|topic| state.leaders.get(topic).copied())
+            && !leader.is_doubtful
+            && !tried.contains(&leader.key)
+            && state.is_up(leader.key)
         {
-            return state.chosen(key);
+            return state.chosen(leader.key);
         }
         let count = state.peers.len();
         let turn: Vec<PeerKey> = (0..count)
@@ -247,7 +217,7 @@ impl Peers {
         let key = turn
             .iter()
             .filter(fresh)
-            .find(|key| state.is_up(**key, now))
+            .find(|key| state.is_up(**key))
             .or_else(|| turn.iter().find(fresh))
             .or_else(|| turn.first())
             .copied()?;
@@ -257,24 +227,88 @@ impl Peers {
 
     /// There is a peer that is not in `tried` and not down.
     pub(crate) fn has_other(&self, tried: &[PeerKey]) -> bool {
-        let now = Instant::now();
         let state = self.lock();
         (0..state.peers.len())
             .map(PeerKey)
-            .any(|key| !tried.contains(&key) && state.is_up(key, now))
+            .any(|key| !tried.contains(&key) && state.is_up(key))
     }
 
     /// A peer answered, so it is up.
     pub(crate) fn mark_up(&self, key: PeerKey) {
-        if let Some(peer) = self.lock().peers.get_mut(key.0) {
-            peer.down_until = None;
+        let mut state = self.lock();
+        let Some(peer) = state.peers.get_mut(key.0) else {
+            return;
+        };
+        if peer.circuit.close() {
+            let (address, vertex) = peer.name();
+            drop(state);
+            self.teller.tell(Event::PeerUp { address, vertex });
         }
     }
 
-    /// A peer could not be reached.
-    pub(crate) fn mark_down(&self, key: PeerKey) {
+    /// A peer failed a call. Gives the round to probe it in, unless that is being done.
+    pub(crate) fn trip(&self, key: PeerKey) -> Option<Round> {
+        self.lock().peers.get_mut(key.0)?.circuit.trip()
+    }
+
+    /// How long to wait before the next probe of this round; `None`: it has ended.
+    pub(crate) fn pause(&self, key: PeerKey, round: Round) -> Option<Duration> {
+        self.lock().peers.get(key.0)?.circuit.pause(round)
+    }
+
+    /// A probe of the peer begins.
+    pub(crate) fn probe(&self, key: PeerKey) {
         if let Some(peer) = self.lock().peers.get_mut(key.0) {
-            peer.down_until = Some(Instant::now() + DOWN_TIME);
+            peer.circuit.probe();
+        }
+    }
+
+    /// A probe of the peer had no answer.
+    pub(crate) fn confirm(&self, key: PeerKey) {
+        let mut state = self.lock();
+        let Some(peer) = state.peers.get_mut(key.0) else {
+            return;
+        };
+        if peer.circuit.fail() == Confirmed::Now {
+            let (address, vertex) = peer.name();
+            peer.lost.send_replace(());
+            drop(state);
+            self.teller.tell(Event::PeerDown { address, vertex });
+        }
+    }
+
+    /// Where events are told.
+    pub(crate) fn teller(&self) -> &Teller {
+        &self.teller
+    }
+
+    /// The peer at this vertex is known, and does not answer.
+    pub(crate) fn is_down(&self, vertex: &str) -> bool {
+        let state = self.lock();
+        let key = state.by_vertex.get(vertex);
+        key.is_some_and(|key| !state.is_up(*key))
+    }
+
+    /// A replica answered in place of the owner, which cannot be reached.
+    pub(crate) fn stand_in(&self, owner: &str, served_by: &str) {
+        let mut state = self.lock();
+        if state.stand_ins.len() >= PEERS_MAX {
+            state.stand_ins.clear();
+        }
+        let (owner, served_by) = (owner.to_owned(), served_by.to_owned());
+        let before = state.stand_ins.insert(owner.clone(), served_by.clone());
+        drop(state);
+        if before.as_ref() != Some(&served_by) {
+            self.teller
+                .tell(Event::OwnerUnreachable { owner, served_by });
+        }
+    }
+
+    /// The owner answered itself.
+    pub(crate) fn stand_back(&self, owner: &str) {
+        let mut state = self.lock();
+        if !state.stand_ins.is_empty() {
+            state.stand_ins.remove(owner);
         }
     }
 
@@ -284,14 +318,25 @@ impl Peers {
         let Some(key) = state.by_vertex.get(vertex).copied() else {
             return false;
         };
-        state.remember(topic, key);
+        let before = state.remember(topic, key).filter(|before| *before != key);
+        if let Some(before) = before {
+            let from = state.peers.get(before.0);
+            let from = from.and_then(|peer| peer.vertex.clone());
+            drop(state);
+            self.teller.tell(Event::LeaderMoved {
+                topic: topic.to_owned(),
+                from,
+                to: vertex.to_owned(),
+            });
+        }
         true
     }
 
-    /// Whoever was taken for the leader of the topic is not.
-    pub(crate) fn forget(&self, topic: &str) {
-        // Its place in `leader_order` stays; when its turn comes there is nothing to remove, or a younger entry goes early.
-        self.lock().leaders.remove(topic);
+    /// Whoever was taken for the leader of the topic may not be.
+    pub(crate) fn doubt(&self, topic: &str) {
+        if let Some(leader) = self.lock().leaders.get_mut(topic) {
+            leader.is_doubtful = true;
+        }
     }
 }
 
@@ -302,120 +347,41 @@ impl State {
             key,
             address: peer.address.clone(),
             channel: peer.channel.clone(),
+            lost: peer.lost.subscribe(),
         })
     }
 
-    fn is_up(&self, key: PeerKey, now: Instant) -> bool {
-        self.peers
-            .get(key.0)
-            .is_some_and(|peer| peer.down_until.is_none_or(|until| until <= now))
+    fn is_up(&self, key: PeerKey) -> bool {
+        let peer = self.peers.get(key.0);
+        peer.is_some_and(|peer| peer.circuit.is_closed())
     }
 
-    fn remember(&mut self, topic: &str, key: PeerKey) {
+    /// Gives who led before, as far as was known.
+    fn remember(&mut self, topic: &str, key: PeerKey) -> Option<PeerKey> {
+        let leader = Leader {
+            key,
+            is_doubtful: false,
+        };
         if let Some(known) = self.leaders.get_mut(topic) {
-            *known = key;
-            return;
+            return Some(std::mem::replace(known, leader).key);
         }
         while self.leader_order.len() >= LEADERS_MAX {
             if let Some(oldest) = self.leader_order.pop_front() {
                 self.leaders.remove(&oldest);
             }
         }
-        self.leaders.insert(topic.to_owned(), key);
+        self.leaders.insert(topic.to_owned(), leader);
         self.leader_order.push_back(topic.to_owned());
+        None
+    }
+}
+
+impl Peer {
+    /// Its address and its vertex, as events have them.
+    fn name(&self) -> (String, Option<String>) {
+        (self.address.to_string(), self.vertex.clone())
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn peers(count: u16) -> Peers {
-        let options = ChannelOptions {
-            connect_timeout: Duration::from_secs(1),
-            keep_alive_interval: Duration::from_secs(1),
-            keep_alive_timeout: Duration::from_secs(1),
-        };
-        let addresses: Vec<_> = (0..count)
-            .map(|i| Address::parse(&format!("127.0.0.1:{}", 8000 + i)).unwrap())
-            .collect();
-        Peers::new(options, &addresses).unwrap()
-    }
-
-    #[test]
-    fn address_gets_its_scheme_and_must_have_host_and_port() {
-        assert_eq!(
-            Address::parse("127.0.0.1:8000/").unwrap().as_str(),
-            "http://127.0.0.1:8000"
-        );
-        assert_eq!(
-            Address::parse("http://[::1]:8000").unwrap().as_str(),
-            "http://[::1]:8000"
-        );
-        for wrong in ["", "http://", "http://host", ":8000", "a b:1"] {
-            assert!(Address::parse(wrong).is_err(), "{wrong:?}");
-        }
-    }
-
-    #[tokio::test]
-    async fn peers_without_a_leader_take_turns() {
-        let peers = peers(3);
-        let turns: Vec<_> = (0..4)
-            .map(|_| peers.choose(None, &[]).unwrap().key.0)
-            .collect();
-        assert_eq!(turns, [0, 1, 2, 0]);
-    }
-
-    #[tokio::test]
-    async fn leader_is_asked_first_unless_tried_or_down() {
-        let peers = peers(3);
-        peers.settle("010", PeerKey(2), true);
-        assert!(peers.learn("news", "010"));
-        assert!(!peers.learn("news", "111"));
-        assert_eq!(peers.choose(Some("news"), &[]).unwrap().key, PeerKey(2));
-        assert_eq!(
-            peers.choose(Some("news"), &[PeerKey(2)]).unwrap().key,
-            PeerKey(0)
-        );
-        peers.mark_down(PeerKey(2));
-        assert_eq!(peers.choose(Some("news"), &[]).unwrap().key, PeerKey(1));
-        peers.mark_up(PeerKey(2));
-        assert_eq!(peers.choose(Some("news"), &[]).unwrap().key, PeerKey(2));
-        peers.forget("news");
-        assert_ne!(
-            peers.choose(Some("news"), &[PeerKey(2)]).unwrap().key,
-            PeerKey(2)
-        );
-    }
-
-    #[tokio::test]
-    async fn when_all_were_tried_one_is_tried_again() {
-        let peers = peers(2);
-        assert!(peers.choose(None, &[PeerKey(0), PeerKey(1)]).is_some());
-        assert!(!peers.has_other(&[PeerKey(0), PeerKey(1)]));
-    }
-
-    #[tokio::test]
-    async fn certain_home_wins_over_hearsay() {
-        let peers = peers(3);
-        peers.settle("000", PeerKey(1), false);
-        peers.settle("000", PeerKey(0), true);
-        peers.settle("000", PeerKey(2), false);
-        assert_eq!(peers.at_vertex("000"), Some(PeerKey(0)));
-    }
-
-    #[tokio::test]
-    async fn remembered_leaders_are_bounded() {
-        let peers = peers(1);
-        peers.settle("0", PeerKey(0), true);
-        for number in 0..LEADERS_MAX + 10 {
-            peers.learn(&format!("topic{number}"), "0");
-        }
-        let state = peers.lock();
-        assert_eq!(
-            (state.leaders.len(), state.leader_order.len()),
-            (LEADERS_MAX, LEADERS_MAX)
-        );
-        assert!(!state.leaders.contains_key("topic9") && state.leaders.contains_key("topic10"));
-    }
-}
+mod tests;

@@ -7,9 +7,9 @@ use std::time::{Duration, SystemTime};
 use prost_types::Timestamp;
 
 use crate::model::{
-    AckLevel, Cluster, Consistency, Location, Member, MemberState, Neighbour, NodeStatus, Party,
-    Placement, ReadSource, Replica, ReplicaDigest, ReplicaRole, ReplicaState, Retention, Shard,
-    Start, SubscriptionInfo, Topic, Verification, VertexStatus,
+    AckLevel, Cluster, Consistency, Link, Location, Member, MemberState, Neighbour, NodeStatus,
+    Party, Placement, ReadSource, Replica, ReplicaDigest, ReplicaRole, ReplicaState, Retention,
+    Shard, Start, SubscriptionInfo, Topic, Verification, VertexStatus,
 };
 use crate::proto::v1;
 
@@ -229,6 +229,7 @@ impl From<v1::Replica> for Replica {
             address: replica.address,
             matched_index: replica.matched_index,
             lag_entries: replica.lag_entries,
+            is_reachable: replica.is_reachable,
         }
     }
 }
@@ -337,6 +338,7 @@ impl From<v1::Member> for Member {
             peer: member.peer,
             vertices: vertices(member.vertices, member.vertex),
             address: member.address,
+            heard_time: member.heard_time.map(|heard| time(Some(heard))),
         }
     }
 }
@@ -349,22 +351,39 @@ impl From<v1::VertexStatus> for VertexStatus {
             replicas: status.replicas,
             leader: status.leader,
             term: status.term,
+            voters: status.voters,
+        }
+    }
+}
+
+impl From<v1::Link> for Link {
+    fn from(link: v1::Link) -> Self {
+        Self {
+            from_peer: link.from_peer,
+            to_peer: link.to_peer,
+            is_up: link.is_up,
+            round_trip: link.round_trip.and_then(|time| time.try_into().ok()),
         }
     }
 }
 
 impl From<v1::GetClusterResponse> for Cluster {
     fn from(answer: v1::GetClusterResponse) -> Self {
-        let cluster = answer.cluster.unwrap_or_default();
-        Self {
-            name: cluster.name,
-            seen_by: answer.seen_by,
-            revision: cluster.revision,
-            dimension: cluster.dimension,
-            replication_factor: cluster.replication_factor,
-            members: each(cluster.members),
-            vertices: each(cluster.vertices),
-        }
+        cluster(answer.cluster.unwrap_or_default(), answer.seen_by)
+    }
+}
+
+/// The cluster as the peer of this number sees it.
+pub(crate) fn cluster(cluster: v1::Cluster, seen_by: u32) -> Cluster {
+    Cluster {
+        name: cluster.name,
+        seen_by,
+        revision: cluster.revision,
+        dimension: cluster.dimension,
+        replication_factor: cluster.replication_factor,
+        members: each(cluster.members),
+        vertices: each(cluster.vertices),
+        links: each(cluster.links),
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tonic::Status;
 use tonic_types::StatusExt;
 
-use crate::connect::Address;
+use crate::address::Address;
 use crate::proto::v1;
 pub use crate::proto::v1::ErrorReason as Reason;
 

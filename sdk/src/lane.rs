@@ -12,9 +12,9 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
 
+use crate::address::Address;
 use crate::call::{self, Call};
 use crate::client::Client;
-use crate::connect::Address;
 use crate::error::{Code, Error, Failure, Reason};
 use crate::message::{self, Published, Run};
 use crate::model::AckLevel;
@@ -310,7 +310,8 @@ async fn publish_once(
     };
     let request = message::request(&head, items.iter().map(|item| &item.run));
     let call = Call::new(&call::PUBLISH_SEQUENCED).about(&lane.topic);
-    let result = client.call_encoded(call, request).await.map(Published::new);
+    let result = client.call_whole(call, request).await;
+    let result = result.map(|answer| client.published(answer));
     lane.lock().session = match &result {
         Ok(_) => Session {
             next: session.next + 1,

@@ -23,42 +23,57 @@
 //! error is definite. It never dials before the first call, never keeps a message that was not acknowledged, and shows no type of the gRPC
 //! library outside [`proto`].
 //!
-//! The modules in reading order: `client` (settings and start), `call` (one call with its attempts), `retry`, `connect` (peers and leaders), `error`;
-//! then what can be asked for: `admin`, `batch`, `verify` and `party` with `page`, `publish` with `message` and `lane`, `subscribe` with `received`; and `model` with `convert`, and [`proto`].
+//! The modules in reading order: `client` (settings and start), `call` (what calls there are), `course` (one call with its attempts), `attempt`, `retry` and `hedge`,
+//! `connect` (peers and leaders) with `address`, `circuit` and `probe`, `event`, `error`; then what can be asked for: `admin`, `batch`, `verify`, `watch`,
+//! `replica`, `fault` and `party` with `page`, `publish` with `message` and `lane`, `subscribe` with `received`; and `model` with `convert`, and [`proto`].
 #![deny(missing_docs)]
 
+mod address;
 mod admin;
+mod attempt;
 mod batch;
 mod call;
+mod circuit;
 mod client;
 mod connect;
 mod convert;
+mod course;
 mod error;
+mod event;
+mod fault;
+mod hedge;
 mod lane;
 mod message;
 mod model;
 mod page;
 mod party;
+mod probe;
 pub mod proto;
 mod publish;
 mod received;
+mod replica;
 mod retry;
 mod subscribe;
 mod verify;
+mod watch;
 
 pub use admin::{Placed, TopicFilter};
 pub use batch::NewTopic;
 pub use client::{Builder, Client};
 pub use error::{Code, Error, Failure, Reason};
+pub use event::{Event, Events};
+pub use fault::{Fault, InjectedFault, Outage, StoppedNode};
 pub use message::{Message, Published};
 pub use model::{
-    AckLevel, Cluster, Consistency, Location, Member, MemberState, Neighbour, NodeStatus, Party,
-    Placement, ReadSource, Replica, ReplicaDigest, ReplicaRole, ReplicaState, Retention, Shard,
-    Start, SubscriptionInfo, Topic, Verification, VertexStatus,
+    AckLevel, Cluster, Consistency, Link, Location, Member, MemberState, Neighbour, NodeStatus,
+    Party, Placement, ReadSource, Replica, ReplicaDigest, ReplicaRole, ReplicaState, Retention,
+    Shard, Start, SubscriptionInfo, Topic, Verification, VertexStatus,
 };
 pub use page::{Page, PageRequest};
 pub use party::SubscriptionFilter;
 pub use publish::Publisher;
 pub use received::{Header, Origin, Pulled, PulledIter, Received};
+pub use replica::{ReplicaPullOptions, ShardOf, SyncedReplica};
 pub use subscribe::{PullOptions, Subscribed, Subscriber, Subscription};
 pub use verify::VerifyOptions;
+pub use watch::{ClusterChange, ClusterEvent};

@@ -80,6 +80,8 @@ pub struct Published {
     pub reached: AckLevel,
     /// Where the topic lives.
     pub placement: Placement,
+    /// In words, when the owner could not be reached: "cannot reach owner 100; served by replica 101".
+    pub note: Option<String>,
 }
 
 impl Published {
@@ -92,6 +94,7 @@ impl Published {
             is_duplicate: answer.is_duplicate,
             stored_by: answer.stored_by,
             placement: answer.placement.unwrap_or_default().into(),
+            note: None,
         }
     }
 

@@ -257,6 +257,8 @@ pub struct Replica {
     pub matched_index: Option<u64>,
     /// How many entries it lacks; `None` as above.
     pub lag_entries: Option<u64>,
+    /// The peer that answered hears from its peer, itself or through others; `None` when that is not known yet.
+    pub is_reachable: Option<bool>,
 }
 
 /// Where a topic lives, or would live.
@@ -379,6 +381,8 @@ pub struct Member {
     pub address: String,
     /// What is believed of it.
     pub state: MemberState,
+    /// When the peer that answered last heard from it; `None`: never, or it is that peer.
+    pub heard_time: Option<SystemTime>,
 }
 
 /// A vertex with its shard, as a peer sees it.
@@ -395,6 +399,22 @@ pub struct VertexStatus {
     pub leader: Option<u32>,
     /// The Raft term; 0 when not known.
     pub term: u64,
+    /// The peers whose replicas vote; none when the peer that answered does not know.
+    pub voters: Vec<u32>,
+}
+
+/// A link from one peer to another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Link {
+    /// The number of the peer that looks.
+    pub from_peer: u32,
+    /// The number of the peer at the other end.
+    pub to_peer: u32,
+    /// It works.
+    pub is_up: bool,
+    /// How long a heartbeat took there and back; `None` when that is not known.
+    pub round_trip: Option<Duration>,
 }
 
 /// The cluster, as one peer sees it.
@@ -415,6 +435,8 @@ pub struct Cluster {
     pub members: Vec<Member>,
     /// All vertices.
     pub vertices: Vec<VertexStatus>,
+    /// The links that are known.
+    pub links: Vec<Link>,
 }
 
 /// The content of one replica, compared with the others.

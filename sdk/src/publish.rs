@@ -9,6 +9,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::admin::Placed;
+use crate::attempt::Answer;
 use crate::batch::NewTopic;
 use crate::call::{self, Call};
 use crate::client::Client;
@@ -74,7 +75,15 @@ impl Client {
         let run = Run::new(messages);
         let request = message::request(&head, std::iter::once(&run));
         let call = Call::new(&call::PUBLISH).about(topic);
-        self.call_encoded(call, request).await.map(Published::new)
+        let answer = self.call_whole(call, request).await?;
+        Ok(self.published(answer))
+    }
+
+    /// What became of a publish, with who answered in whose place.
+    pub(crate) fn published(&self, answer: Answer<v1::PublishResponse>) -> Published {
+        let published = Published::new(answer.message);
+        let note = self.stand_in(&published.placement.owner, answer.served_by.as_deref());
+        Published { note, ..published }
     }
 
     /// Publishes in the name of a publisher, which must have been created.

@@ -83,6 +83,19 @@ impl Pulled {
         }
     }
 
+    /// What one replica gave; it has no cursor, so the messages before the first count as done.
+    pub(crate) fn of_replica(answer: v1::ReplicaPullResponse) -> Self {
+        let first = answer.batches.first().map(|batch| batch.base_offset);
+        Self {
+            next_offset: answer.next_offset,
+            cursor: first.unwrap_or(answer.next_offset),
+            head_offset: answer.head_offset,
+            source: answer.source.map(Into::into),
+            missed: 0,
+            batches: answer.batches,
+        }
+    }
+
     /// How many messages there are.
     ///
     /// ```no_run

@@ -128,7 +128,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::connect::Address;
+    use crate::address::Address;
 
     fn failure(reason: Reason, code: Code, fate: Fate) -> Failure {
         Failure {

@@ -295,7 +295,9 @@ impl Subscription {
             auto_acknowledge: options.auto_acknowledge,
             consistency: v1::ReadConsistency::from(options.consistency).into(),
         };
-        self.client.call(call, &request).await.map(Pulled::new)
+        let answer: v1::PullResponse = self.client.call(call, &request).await?;
+        self.client.note(answer.source.as_ref());
+        Ok(Pulled::new(answer))
     }
 
     /// Moves the cursor forward: all messages below `next_offset` are done. Gives the cursor, which may be further.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::call::{self, Call};
 use crate::client::Client;
 use crate::error::Error;
+use crate::hedge::Hedge;
 use crate::model::Verification;
 use crate::proto::v1;
 
@@ -74,7 +75,9 @@ impl Client {
         &self,
         options: VerifyOptions,
     ) -> Result<Vec<Verification>, Error> {
-        let call = Call::new(&call::VERIFY_REPLICAS).waiting(options.wait.unwrap_or(READING));
+        let call = Call::new(&call::VERIFY_REPLICAS)
+            .waiting(options.wait.unwrap_or(READING))
+            .hedged(Hedge::Never);
         let request = v1::VerifyReplicasRequest {
             vertices: options.vertices,
             topic: options.topic,

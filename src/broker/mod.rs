@@ -10,6 +10,7 @@ mod known;
 mod list;
 mod publish;
 mod pull;
+mod replica_pull;
 mod subscription;
 mod topic;
 
@@ -23,6 +24,7 @@ pub use identity::Kind;
 pub use list::{Page, SubscriptionPlace, SubscriptionsAsked, TopicsAsked};
 pub use publish::{AckLevel, Publish, Published};
 pub use pull::{Acknowledgement, Pull, Pulled};
+pub use replica_pull::{ReplicaPull, ReplicaPulled};
 pub use subscription::Subscribed;
 pub use topic::{CreateTopic, CreateTopics, Found, Located};
 

@@ -86,6 +86,7 @@ impl Broker {
         let wait_until = call.deadline.min(Instant::now() + pull.wait);
         let mut seen: Option<TopicId> = None;
         let mut attempts = 0;
+        let mut waits = true;
         loop {
             // Made before the read, so that nothing that changes after the read is missed.
             let mut watch = call.replica.subscribe_topic(&pull.topic);
@@ -94,11 +95,11 @@ impl Broker {
             seen = Some(place.topic.id);
             let pulled = gather(call.replica, &read, pull, place).await?;
             if pulled.batches.is_empty() {
-                if Instant::now() >= wait_until {
+                if !waits || Instant::now() >= wait_until {
                     return Ok(pulled);
                 }
-                // True or false, one more look tells what there is.
-                watch.changed(wait_until).await;
+                // One more look tells what there is, and is the last when nobody is to wait any more.
+                waits = watch.changed(wait_until).await;
                 continue;
             }
             if pull.acknowledgement == Acknowledgement::Caller {
@@ -190,7 +191,7 @@ async fn gather<R: Access>(
 }
 
 /// Cuts the batches so that they and their envelopes fit, but leaves at least one: many small batches have more envelope than payload.
-fn trim(mut batches: Vec<StoredBatch>, bytes_max: ByteCount) -> Vec<StoredBatch> {
+pub(super) fn trim(mut batches: Vec<StoredBatch>, bytes_max: ByteCount) -> Vec<StoredBatch> {
     let mut bytes = 0;
     let fitting = batches.iter().take_while(|stored| {
         let publisher = stored

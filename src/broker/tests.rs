@@ -9,14 +9,12 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{
-    AckLevel, Acknowledgement, CreateTopic, Error, Kind, Publish, Pull, SubscriptionsAsked,
-    TopicsAsked,
+    AckLevel, Acknowledgement, Error, Kind, Publish, Pull, SubscriptionsAsked, TopicsAsked,
 };
 use crate::replica::Consistency;
 use crate::shard::{Refusal, Start};
 use crate::types::{
-    Batch, ByteCount, Name, Offset, PublisherId, Retention, Sequence, SessionId, SubscriberId,
-    TopicName,
+    Batch, ByteCount, Name, Offset, PublisherId, Sequence, SessionId, SubscriberId, TopicName,
 };
 use fake::World;
 
@@ -61,44 +59,21 @@ fn pull(wait: Duration) -> Pull {
 async fn world() -> World {
     let world = World::new();
     world.directory.add(Kind::Subscriber, "s");
-    let create = CreateTopic {
-        topic: topic("t"),
-        creator: None,
-        request_id: None,
-        retention: Retention::FOR_EVER,
-    };
-    world
-        .broker
-        .create_topic(&world.call(), &create)
-        .await
-        .unwrap();
-    let whose = (topic("t"), subscriber("s"));
-    world
-        .broker
-        .subscribe(&world.call(), (&whose.0, &whose.1), Start::Earliest)
-        .await
-        .unwrap();
+    world.create(&topic("t")).await;
+    world.subscribe(&topic("t"), &subscriber("s")).await;
     world
 }
 
 #[tokio::test]
 async fn published_messages_are_pulled_in_order_until_acknowledged() {
     let world = world().await;
-    let published = world
-        .broker
-        .publish(&world.call(), &publish(3))
-        .await
-        .unwrap();
+    let published = world.publish(&publish(3)).await;
     assert_eq!(
         (published.first_offset, published.count, published.reached),
         (Offset(0), 3, AckLevel::Quorum)
     );
     for _ in 0..2 {
-        let pulled = world
-            .broker
-            .pull(&world.call(), &pull(Duration::ZERO))
-            .await
-            .unwrap();
+        let pulled = world.pull(&pull(Duration::ZERO)).await;
         assert_eq!(
             (pulled.next_offset, pulled.cursor, pulled.head_offset),
             (Offset(3), Offset(0), Offset(3))
@@ -108,11 +83,7 @@ async fn published_messages_are_pulled_in_order_until_acknowledged() {
         acknowledge_to: Some(Offset(3)),
         ..pull(Duration::ZERO)
     };
-    let pulled = world
-        .broker
-        .pull(&world.call(), &acknowledging)
-        .await
-        .unwrap();
+    let pulled = world.pull(&acknowledging).await;
     assert!(pulled.batches.is_empty());
     assert_eq!((pulled.next_offset, pulled.cursor), (Offset(3), Offset(3)));
 }
@@ -122,11 +93,7 @@ async fn pull_waits_for_the_first_message() {
     let world = world().await;
     let waiting = world.spawn_pull(pull(Duration::from_secs(30)));
     world.waiting().await;
-    world
-        .broker
-        .publish(&world.call(), &publish(1))
-        .await
-        .unwrap();
+    world.publish(&publish(1)).await;
     let pulled = waiting.await.unwrap().unwrap();
     assert_eq!(pulled.next_offset, Offset(1));
 }
@@ -135,13 +102,22 @@ async fn pull_waits_for_the_first_message() {
 async fn pull_answers_empty_when_the_wait_is_over() {
     let world = world().await;
     let begin = Instant::now();
-    let pulled = world
-        .broker
-        .pull(&world.call(), &pull(Duration::from_millis(20)))
-        .await
-        .unwrap();
+    let pulled = world.pull(&pull(Duration::from_millis(20))).await;
     assert!(pulled.batches.is_empty());
     assert!(begin.elapsed() >= Duration::from_millis(20));
+}
+
+#[tokio::test]
+async fn pull_waits_no_longer_when_its_peer_stops() {
+    let world = world().await;
+    let wait = Duration::from_secs(20);
+    let begin = Instant::now();
+    let waiting = world.spawn_pull(pull(wait));
+    world.waiting().await;
+    world.replica.drain();
+    let pulled = waiting.await.unwrap().unwrap();
+    assert!(pulled.batches.is_empty());
+    assert!(begin.elapsed() < wait);
 }
 
 #[tokio::test]
@@ -154,17 +130,7 @@ async fn pull_ends_when_its_topic_is_deleted_even_if_the_name_lives_again() {
         .delete_topic(&world.call(), &topic("t"))
         .await
         .unwrap();
-    let create = CreateTopic {
-        topic: topic("t"),
-        creator: None,
-        request_id: None,
-        retention: Retention::FOR_EVER,
-    };
-    world
-        .broker
-        .create_topic(&world.call(), &create)
-        .await
-        .unwrap();
+    world.create(&topic("t")).await;
     assert!(matches!(
         waiting.await.unwrap(),
         Err(Error::TopicDeleted { .. })
@@ -174,18 +140,14 @@ async fn pull_ends_when_its_topic_is_deleted_even_if_the_name_lives_again() {
 #[tokio::test]
 async fn pull_that_acknowledges_gives_each_message_once() {
     let world = world().await;
-    world
-        .broker
-        .publish(&world.call(), &publish(2))
-        .await
-        .unwrap();
+    world.publish(&publish(2)).await;
     let automatic = Pull {
         acknowledgement: Acknowledgement::Pull,
         ..pull(Duration::ZERO)
     };
-    let pulled = world.broker.pull(&world.call(), &automatic).await.unwrap();
+    let pulled = world.pull(&automatic).await;
     assert_eq!((pulled.next_offset, pulled.cursor), (Offset(2), Offset(2)));
-    let pulled = world.broker.pull(&world.call(), &automatic).await.unwrap();
+    let pulled = world.pull(&automatic).await;
     assert!(pulled.batches.is_empty());
 }
 
@@ -193,11 +155,7 @@ async fn pull_that_acknowledges_gives_each_message_once() {
 async fn pull_reads_again_when_others_move_the_cursor() {
     let world = world().await;
     for _ in 0..20 {
-        world
-            .broker
-            .publish(&world.call(), &publish(1))
-            .await
-            .unwrap();
+        world.publish(&publish(1)).await;
     }
     let one = Pull {
         acknowledgement: Acknowledgement::Pull,
@@ -205,7 +163,7 @@ async fn pull_reads_again_when_others_move_the_cursor() {
         ..pull(Duration::ZERO)
     };
     world.replica.disturb(2);
-    let pulled = world.broker.pull(&world.call(), &one).await.unwrap();
+    let pulled = world.pull(&one).await;
     assert_eq!(
         (pulled.batches[0].base_offset, pulled.cursor),
         (Offset(2), Offset(3))
@@ -222,40 +180,18 @@ async fn pull_reads_again_when_others_move_the_cursor() {
 async fn envelopes_count_towards_the_bytes_of_a_pull() {
     let world = world().await;
     for _ in 0..10 {
-        world
-            .broker
-            .publish(&world.call(), &publish(1))
-            .await
-            .unwrap();
+        world.publish(&publish(1)).await;
     }
     let small = Pull {
         bytes_max: ByteCount(200),
         ..pull(Duration::ZERO)
     };
-    assert_eq!(
-        world
-            .broker
-            .pull(&world.call(), &small)
-            .await
-            .unwrap()
-            .batches
-            .len(),
-        2
-    );
+    assert_eq!(world.pull(&small).await.batches.len(), 2);
     let least = Pull {
         bytes_max: ByteCount(1),
         ..pull(Duration::ZERO)
     };
-    assert_eq!(
-        world
-            .broker
-            .pull(&world.call(), &least)
-            .await
-            .unwrap()
-            .batches
-            .len(),
-        1
-    );
+    assert_eq!(world.pull(&least).await.batches.len(), 1);
 }
 
 #[tokio::test]
@@ -274,15 +210,8 @@ async fn unknown_publisher_is_refused_and_a_found_one_is_remembered() {
         Err(Error::Refused(Refusal::PublisherNotFound { .. }))
     ));
     world.directory.add(Kind::Publisher, "p");
-    assert!(
-        !world
-            .broker
-            .publish(&world.call(), &asked)
-            .await
-            .unwrap()
-            .is_duplicate
-    );
-    let again = world.broker.publish(&world.call(), &asked).await.unwrap();
+    assert!(!world.publish(&asked).await.is_duplicate);
+    let again = world.publish(&asked).await;
     assert_eq!((again.is_duplicate, again.first_offset), (true, Offset(0)));
     assert_eq!(
         world.directory.asked(),
@@ -298,17 +227,9 @@ async fn acknowledgement_by_all_says_what_was_reached() {
         acks: AckLevel::All,
         ..publish(1)
     };
-    assert_eq!(
-        world
-            .broker
-            .publish(&world.call(), &all)
-            .await
-            .unwrap()
-            .reached,
-        AckLevel::All
-    );
+    assert_eq!(world.publish(&all).await.reached, AckLevel::All);
     world.replica.lag();
-    let published = world.broker.publish(&world.call(), &all).await.unwrap();
+    let published = world.publish(&all).await;
     assert_eq!(
         (published.reached, published.stored_by.len()),
         (AckLevel::Quorum, 2)
@@ -327,11 +248,7 @@ async fn subscriber_must_exist_and_subscribing_again_moves_nothing() {
         refused,
         Err(Error::Refused(Refusal::SubscriberNotFound { .. }))
     ));
-    world
-        .broker
-        .publish(&world.call(), &publish(4))
-        .await
-        .unwrap();
+    world.publish(&publish(4)).await;
     let again = world
         .broker
         .subscribe(&world.call(), (&topic, &known), Start::Latest)
@@ -353,23 +270,8 @@ async fn lists_go_on_where_they_ended() {
     let world = World::new();
     world.directory.add(Kind::Subscriber, "s");
     for name in ["a1", "a2", "a3", "b1"] {
-        let create = CreateTopic {
-            topic: topic(name),
-            creator: None,
-            request_id: None,
-            retention: Retention::FOR_EVER,
-        };
-        world
-            .broker
-            .create_topic(&world.call(), &create)
-            .await
-            .unwrap();
-        let whose = (topic(name), subscriber("s"));
-        world
-            .broker
-            .subscribe(&world.call(), (&whose.0, &whose.1), Start::Earliest)
-            .await
-            .unwrap();
+        world.create(&topic(name)).await;
+        world.subscribe(&topic(name), &subscriber("s")).await;
         world
             .broker
             .create_identity(

@@ -8,17 +8,17 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
-use futures::future::{join_all, select_all};
+use futures::future::join_all;
 use tokio::time::Instant;
 
 use super::argument::{self, DevSettings};
-use super::node::{failure, stop};
+use super::node::{failure, resume, stop};
 use super::output::{Output, Row};
 use super::record::DevPeer;
-use super::signal::Signals;
+use super::signal::{Returns, Signals};
 use super::text;
 use crate::config::{Config, Origin, Setting, Sources};
-use crate::node::{Node, listen};
+use crate::node::{Switch, listen};
 use crate::telemetry;
 use crate::types::Vertex;
 
@@ -41,37 +41,40 @@ pub(super) async fn run(arguments: Arguments, output: &mut Output) -> Result<()>
     let plan = Plan::new(arguments.settings.0.sources())?;
     telemetry::start_log(&plan.first.log)?;
     let mut signals = Signals::new()?;
-    let nodes = tokio::select! {
-        nodes = Box::pin(start(&plan)) => nodes?,
+    let returns = Returns::new()?;
+    let peers = tokio::select! {
+        peers = Box::pin(start(&plan)) => peers?,
         () = signals.next() => return Ok(()),
     };
-    let done = serve(&plan, &nodes, begun, &mut signals, output).await;
+    let done = tokio::select! {
+        done = serve(&plan, &peers, begun, &mut signals, output) => done,
+        () = resume(&peers, returns) => Ok(()),
+    };
     output.word("stopping")?;
-    stop(nodes, &mut signals, output).await?;
+    stop(&peers, &mut signals, output).await?;
     done
 }
 
 /// Until the signal, or the first peer that cannot go on.
 async fn serve(
     plan: &Plan,
-    nodes: &[Node],
+    peers: &[Switch],
     begun: Instant,
     signals: &mut Signals,
     output: &mut Output,
 ) -> Result<()> {
     let deadline = Instant::now() + READY_MAX;
     let ready = tokio::select! {
-        ready = join_all(nodes.iter().map(|node| node.ready(deadline))) => ready,
+        ready = join_all(peers.iter().map(|peer| peer.ready(deadline))) => ready,
         () = signals.next() => return Ok(()),
     };
-    announce(plan, nodes, begun.elapsed(), output)?;
+    announce(plan, peers, begun.elapsed(), output)?;
     if ready.contains(&false) {
         output.word("some shards have no leader yet; calls to them wait")?;
     }
-    let failures = nodes.iter().map(|node| Box::pin(failure(node)));
     tokio::select! {
         () = signals.next() => Ok(()),
-        (failure, _, _) = select_all(failures) => Err(failure.into()),
+        failure = failure(peers) => Err(failure.into()),
     }
 }
 
@@ -142,7 +145,7 @@ fn set(sources: Sources, key: &str, value: &str) -> Sources {
 }
 
 /// Takes all ports, then starts all peers at the same time. When one does not start, none stays.
-async fn start(plan: &Plan) -> Result<Vec<Node>> {
+async fn start(plan: &Plan) -> Result<Vec<Switch>> {
     let mut listeners = Vec::new();
     let mut addresses = Vec::new();
     for vertex in plan.vertices() {
@@ -155,33 +158,34 @@ async fn start(plan: &Plan) -> Result<Vec<Node>> {
     let mut starts = Vec::new();
     for (peer, port, listener) in listeners {
         let config = plan.config(peer, port, Some(&addresses))?;
-        starts.push(Box::pin(Node::start(config, Some(listener))));
+        starts.push(Box::pin(Switch::start(config, Some(listener))));
     }
-    let mut nodes = Vec::new();
+    let mut peers = Vec::new();
     let mut failed = None;
     for started in join_all(starts).await {
         match started {
-            Ok(node) => nodes.push(node),
+            Ok(peer) => peers.push(peer),
             Err(error) => failed = failed.or(Some(error)),
         }
     }
     match failed {
-        None => Ok(nodes),
+        None => Ok(peers),
         Some(error) => {
-            join_all(nodes.into_iter().map(Node::stop)).await;
+            join_all(peers.iter().map(Switch::stop)).await;
             Err(error.into())
         }
     }
 }
 
 /// Says who listens where, and what to try.
-fn announce(plan: &Plan, nodes: &[Node], after: Duration, output: &mut Output) -> Result<()> {
-    let nodes = plan.vertices().zip(nodes);
-    let peers: Vec<DevPeer> = nodes
-        .map(|(vertex, node)| DevPeer {
+fn announce(plan: &Plan, running: &[Switch], after: Duration, output: &mut Output) -> Result<()> {
+    let peers: Vec<DevPeer> = plan
+        .vertices()
+        .zip(running)
+        .map(|(vertex, peer)| DevPeer {
             vertex: vertex.to_string(),
-            peer: node.peer().0,
-            address: plan.address(node.address().port()),
+            peer: peer.peer().0,
+            address: plan.address(peer.address().port()),
             neighbours: neighbours(vertex),
         })
         .collect();

@@ -10,6 +10,7 @@ mod batch;
 mod config;
 mod dev;
 mod exit;
+mod fault;
 mod health;
 mod message;
 mod node;
@@ -18,6 +19,7 @@ mod publish;
 mod publisher;
 mod pull;
 mod record;
+mod replica;
 mod retention;
 mod seek;
 mod session;
@@ -30,6 +32,7 @@ mod text;
 mod topic;
 mod verify;
 mod verify_replicas;
+mod watch;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -87,7 +90,13 @@ enum Command {
     Acknowledge(acknowledge::Arguments),
     Seek(seek::Arguments),
     Status(status::Arguments),
+    Watch(watch::Arguments),
+    #[command(subcommand)]
+    Replica(replica::Command),
     VerifyReplicas(verify_replicas::Arguments),
+    #[command(subcommand)]
+    Fault(fault::Command),
+    StopNode(fault::StopNode),
     Health(health::Arguments),
     Verify(verify::Arguments),
     #[command(subcommand)]
@@ -133,6 +142,10 @@ async fn call(command: Command, global: &Global, output: &mut Output) -> Result<
         Command::Acknowledge(arguments) => acknowledge::run(arguments, session).await,
         Command::Seek(arguments) => seek::run(arguments, session).await,
         Command::Status(arguments) => status::run(arguments, session).await,
+        Command::Watch(arguments) => watch::run(arguments, session).await,
+        Command::Replica(command) => replica::run(command, session).await,
+        Command::Fault(command) => fault::run(command, session).await,
+        Command::StopNode(arguments) => fault::stop_node(arguments, session).await,
         Command::VerifyReplicas(arguments) => verify_replicas::run(arguments, session).await,
         Command::Dev(_)
         | Command::Node(_)

@@ -402,7 +402,10 @@ impl From<sdk::Replica> for Replica {
             peer: replica.peer,
             address: replica.address,
             role: role(replica.role),
-            state: state(replica.state),
+            state: match replica.is_reachable {
+                Some(false) => "unreachable",
+                _ => state(replica.state),
+            },
             lag_entries: replica.lag_entries,
         }
     }

@@ -1,4 +1,4 @@
-//! The signals that end a command: Ctrl-C, and what a supervisor sends. Begin with [`Signals::next`].
+//! The signals that end a command: Ctrl-C, and what a supervisor sends; and the one that brings a peer back. Begin with [`Signals::next`].
 
 use std::io;
 
@@ -24,6 +24,28 @@ impl Signals {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+/// Waits for SIGUSR1. Once made, it no longer ends the process.
+#[derive(Debug)]
+pub(super) struct Returns {
+    user: Signal,
+}
+
+impl Returns {
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self {
+            user: signal(SignalKind::user_defined1())?,
+        })
+    }
+
+    /// Waits for the next one.
+    pub(super) async fn next(&mut self) {
+        if self.user.recv().await.is_none() {
+            // There is no signal driver any more: the process ends.
+            std::future::pending::<()>().await;
         }
     }
 }

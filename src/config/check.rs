@@ -64,6 +64,8 @@ pub(super) fn config(raw: &Raw, layers: &Layers) -> Result<Config, Error> {
         heartbeat_interval: raw.heartbeat_interval,
         election_timeout_min: raw.election_timeout_min,
         election_timeout_max: raw.election_timeout_max,
+        link_interval: raw.link.interval,
+        link_silence: raw.link.silence,
         call_timeout: raw.call_timeout,
         shutdown_grace: raw.shutdown_grace,
         fault_injection: raw.fault_injection,
@@ -75,6 +77,8 @@ pub(super) fn config(raw: &Raw, layers: &Layers) -> Result<Config, Error> {
         store_flush_interval: raw.store.flush_interval,
         disk_reserve_bytes: ByteCount(raw.disk.reserve_bytes),
         retention_interval: raw.retention.interval,
+        standby_after: raw.failover.standby_after,
+        return_after: raw.failover.return_after,
         log: telemetry::Options::new(&raw.log.filter, raw.log.format)
             .map_err(|error| error.to_string())
             .map_err(wrong("log.filter"))?,
@@ -152,9 +156,18 @@ fn time(raw: &Raw) -> Option<Problem> {
         );
         return Some(("election_timeout_max", problem));
     }
+    let (beat, silence) = (raw.link.interval, raw.link.silence);
+    if silence <= beat * 2 {
+        let two = text(beat * 2);
+        let problem = format!("{} is not more than two heartbeats ({two})", text(silence));
+        return Some(("link.silence", problem));
+    }
     let intervals = [
+        ("link.interval", beat),
         ("store.flush_interval", raw.store.flush_interval),
         ("retention.interval", raw.retention.interval),
+        ("failover.standby_after", raw.failover.standby_after),
+        ("failover.return_after", raw.failover.return_after),
     ];
     let often = intervals
         .into_iter()

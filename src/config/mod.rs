@@ -52,6 +52,10 @@ pub struct Config {
     pub election_timeout_min: Duration,
     /// The longest such silence. Longer than the shortest.
     pub election_timeout_max: Duration,
+    /// How often each end of a link sends a heartbeat.
+    pub link_interval: Duration,
+    /// How long a link may be without one. More than two intervals.
+    pub link_silence: Duration,
     /// How long a call may take when its caller named no deadline.
     pub call_timeout: Duration,
     /// How long a stopping peer lets calls finish.
@@ -74,6 +78,10 @@ pub struct Config {
     pub disk_reserve_bytes: ByteCount,
     /// How often topics are looked at for what is too old or too much.
     pub retention_interval: Duration,
+    /// A voter whose peer is gone for so long is replaced by the standby.
+    pub standby_after: Duration,
+    /// The owner of a shard leads it again when the link to it has been up for so long.
+    pub return_after: Duration,
     /// What is logged, and how.
     pub log: telemetry::Options,
     /// Every setting with its value and where that came from, in the order of [`SETTINGS`].

@@ -36,12 +36,23 @@ pub(super) struct Raw {
     #[serde(with = "humantime_serde")]
     pub(super) shutdown_grace: Duration,
     pub(super) fault_injection: bool,
+    pub(super) link: Link,
     pub(super) limits: Limits,
     pub(super) wal: Wal,
     pub(super) store: Store,
     pub(super) disk: Disk,
     pub(super) retention: Retention,
+    pub(super) failover: Failover,
     pub(super) log: Log,
+}
+
+/// The table `link`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Link {
+    #[serde(with = "humantime_serde")]
+    pub(super) interval: Duration,
+    #[serde(with = "humantime_serde")]
+    pub(super) silence: Duration,
 }
 
 /// The table `wal`.
@@ -71,6 +82,15 @@ pub(super) struct Disk {
 pub(super) struct Retention {
     #[serde(with = "humantime_serde")]
     pub(super) interval: Duration,
+}
+
+/// The table `failover`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Failover {
+    #[serde(with = "humantime_serde")]
+    pub(super) standby_after: Duration,
+    #[serde(with = "humantime_serde")]
+    pub(super) return_after: Duration,
 }
 
 /// The table `log`.
@@ -103,6 +123,10 @@ impl Default for Raw {
             call_timeout: Duration::from_secs(10),
             shutdown_grace: Duration::from_secs(10),
             fault_injection: false,
+            link: Link {
+                interval: Duration::from_millis(250),
+                silence: Duration::from_millis(800),
+            },
             limits: Limits::default(),
             wal: Wal {
                 segment_bytes_max: 64 << 20,
@@ -118,6 +142,10 @@ impl Default for Raw {
             },
             retention: Retention {
                 interval: Duration::from_secs(5),
+            },
+            failover: Failover {
+                standby_after: Duration::from_millis(300),
+                return_after: Duration::from_secs(1),
             },
             log: Log {
                 filter: LOG_FILTER.to_owned(),

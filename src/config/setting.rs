@@ -88,6 +88,8 @@ settings! {
     "call_timeout"                Duration "How long a call may take when its caller sets no deadline."
     "shutdown_grace"              Duration "How long a stopping peer lets calls finish."
     "fault_injection"             Truth    "Whether callers may stop the peer and disturb its links."
+    "link.interval"               Duration "How often the two ends of each link between peers tell each other that they live."
+    "link.silence"                Duration "How long nothing may be heard on a link until it counts as broken."
     "limits.message_bytes_max"    Number   "Bytes of one message with its key and headers."
     "limits.request_bytes_max"    Number   "Bytes of one request, and of the messages in one answer."
     "limits.publish_messages_max" Number   "Messages in one publish."
@@ -103,6 +105,8 @@ settings! {
     "store.flush_interval"        Duration "How often what is applied is flushed, when less has gathered."
     "disk.reserve_bytes"          Number   "Free bytes of the disk below which nothing more is published; 0 looks at no limit."
     "retention.interval"          Duration "How often topics are looked at for messages that are too old or too many."
+    "failover.standby_after"      Duration "How long a peer is gone before the standby votes in its place."
+    "failover.return_after"       Duration "How long the link to a shard's owner is up before it leads the shard again."
     "log.filter"                  Text     "What is logged, such as info or info,cubecast::router=debug."
     "log.format"                  Text     "How it is logged: text or json."
 }

@@ -342,6 +342,12 @@ const NONSENSE: &[(&str, &str, &str)] = &[
         "1s",
         "1s is not more than the shortest (1s)",
     ),
+    ("link.interval", "5ms", "5ms is less than 10ms"),
+    (
+        "link.silence",
+        "500ms",
+        "500ms is not more than two heartbeats (500ms)",
+    ),
     ("call_timeout", "0s", "no call can be answered in no time"),
     ("limits.calls_max", "0", "0 would refuse everything"),
     (

@@ -1,18 +1,19 @@
 //! Who is let into a group, and who may drop what it holds.
 //!
 //! A replica that lost what it held comes back under another Raft id, because the old one has voted and told what it stored. The leader takes
-//! it in as a learner, and lets it take the place of the old id when it has caught up: a voter in one joint change (Raft, section 6), a
-//! standby by adding and removing. Each step can be cut off by a crash; the replica asks again, and the leader goes on from what the
-//! membership says. Begin with [`Group::admit`].
+//! it in as a learner, and lets it take the place that the old id has by then, when it has caught up: that of a voter in one joint change
+//! (Raft, section 6), that of a standby by removing the old id. Each step can be cut off by a crash; the replica asks again, and the leader goes
+//! on from what the membership says. Begin with [`Group::admit`].
 
 use std::collections::BTreeSet;
-use std::sync::PoisonError;
+use std::sync::{MutexGuard, PoisonError};
+use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
-use openraft::{ChangeMembers, EmptyNode, Instant as _, RaftMetrics, ServerState};
+use openraft::{ChangeMembers, EmptyNode, RaftMetrics, ServerState};
 use tokio::time::Instant;
-use tracing::{debug, info};
+use tracing::info;
 
 use super::group::Group;
 use super::types::{Membership, Types, incarnation_of, peer_of};
@@ -20,10 +21,21 @@ use super::{Error, Options};
 use crate::types::{Incarnation, PeerId};
 
 /// A learner may vote when it lacks at most this many entries: it then is no burden to a quorum that needs it. At full load that is a second or two.
-const ADMISSION_LAG_MAX: u64 = 1000;
+pub(super) const ADMISSION_LAG_MAX: u64 = 1000;
 
-/// A voter holds practically everything when it lacks at most this many entries: some appends on their way.
-const TAIL_LAG_MAX: u64 = 300;
+/// A replica may use leave to drop what it holds for so long after it has asked: twice as long as a leader takes to answer.
+pub const LEAVE_MAX: Duration = Duration::from_secs(10);
+
+/// How often it is looked whether all have stored the end of the log: they do within one round.
+const STORED_INTERVAL: Duration = Duration::from_millis(5);
+
+/// A replica that was allowed to drop what it holds.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Spared {
+    /// It is away until this Raft id is no longer a member; or it has not used its leave, and is heard from later.
+    node: u64,
+    at: Instant,
+}
 
 /// How far a replica that asked to be let in has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +50,11 @@ pub enum Admission {
 #[derive(Debug, PartialEq, Eq)]
 enum Step {
     Refuse(&'static str),
+    /// This peer's configuration does not know the replica. That is no reason to drop what it holds: the one or the other may be wrong, or new.
+    Unknown,
     AddLearner,
+    /// The voters are changing: that is finished first.
+    Wait,
     /// It must have caught up before.
     Swap(ChangeMembers<u64, EmptyNode>),
     Nothing,
@@ -50,13 +66,14 @@ impl Group {
         self.node
     }
 
-    /// Whether this replica is in the group as far as it knows, and votes when its peer is meant to.
+    /// Whether this replica is in the group as far as it knows, and no earlier life of its peer has the vote that is to be its own.
     pub fn is_member(&self) -> bool {
         let metrics = self.raft.server_metrics().borrow_watched().clone();
         let membership = metrics.membership_config.membership();
         let is_in = membership.get_node(&self.node).is_some();
-        let votes = membership.voter_ids().any(|node| node == self.node);
-        is_in && (votes || !self.parts.options.voters.contains(&peer_of(self.node)))
+        let mut voters = membership.voter_ids();
+        let has_heirloom = voters.any(|node| is_earlier(node, self.node));
+        is_in && !has_heirloom
     }
 
     /// The greatest incarnation of a peer among the replicas of this group, old and new; `None` when it is not among them.
@@ -102,6 +119,11 @@ impl Group {
                 node,
                 reason: reason.to_owned(),
             }),
+            Step::Unknown => Err(Error::Change {
+                shard: self.shard,
+                reason: "its peer does not belong to the shard as this peer is configured"
+                    .to_owned(),
+            }),
             Step::Nothing => Ok(Admission::Member),
             Step::AddLearner => {
                 info!(shard = %self.shard, peer = %peer_of(node), node, "a replica begins anew as a learner");
@@ -109,6 +131,7 @@ impl Group {
                 added.map_err(|error| self.change_failed(error))?;
                 Ok(Admission::CatchingUp)
             }
+            Step::Wait => Ok(Admission::CatchingUp),
             Step::Swap(_) if !is_near(&metrics, node, ADMISSION_LAG_MAX) => {
                 Ok(Admission::CatchingUp)
             }
@@ -135,41 +158,105 @@ impl Group {
         }
     }
 
-    /// Whether a replica may drop what it holds: the leader and every other voter have it all. From then on no other replica may, until this one is in the
-    /// group again under its next Raft id: two that begin anew at once would leave a group of three without a majority for ever.
+    /// Whether a replica may drop what it holds: the leader and every other voter have all that is in the log now, on disk, and a majority confirms that the
+    /// leader still leads. From then on no other replica may, until this one is in the group again under its next Raft id: two that begin anew at once
+    /// would leave a group of three without a majority for ever. Leave counts only for a replica whose own group does not run, so that it cannot have
+    /// acknowledged more meanwhile, and only for [`LEAVE_MAX`]: a later leader does not know of it, but misses that replica too.
     ///
     /// # Errors
-    /// [`Error::NotLeader`]; [`Error::CannotSpare`] with what stands in the way.
-    pub fn can_spare(&self, node: u64) -> Result<(), Error> {
+    /// [`Error::NotLeader`]; [`Error::NoQuorum`]; [`Error::CannotSpare`] with what stands in the way.
+    pub async fn spare(&self, node: u64, deadline: Instant) -> Result<(), Error> {
+        // All that the replica has ever acknowledged came from a leader, and is in this log by now if it counts.
+        let end = self.raft.metrics().borrow_watched().last_log_index;
+        self.check_spare(node)?;
+        let everywhere = async {
+            self.confirm_leadership().await?;
+            self.stored_without(node, end).await
+        };
+        let late = |_| self.cannot_spare(node, "the others do not hold all of the log yet");
+        tokio::time::timeout_at(deadline, everywhere)
+            .await
+            .map_err(late)??;
+        let mut spared = self.spared();
+        self.may_go(*spared, node)?;
+        *spared = Some(Spared {
+            node,
+            at: Instant::now(),
+        });
+        Ok(())
+    }
+
+    fn spared(&self) -> MutexGuard<'_, Option<Spared>> {
+        let spared = self.parts.spared.lock();
+        spared.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn check_spare(&self, node: u64) -> Result<(), Error> {
+        let spared = *self.spared();
+        self.may_go(spared, node)
+    }
+
+    fn cannot_spare(&self, node: u64, reason: impl Into<String>) -> Error {
+        Error::CannotSpare {
+            shard: self.shard,
+            node,
+            reason: reason.into(),
+        }
+    }
+
+    /// Whether nothing stands in the way, as far as is known without asking.
+    fn may_go(&self, spared: Option<Spared>, node: u64) -> Result<(), Error> {
         let metrics = self.raft.metrics().borrow_watched().clone();
         if metrics.state != ServerState::Leader {
             return Err(self.not_leader());
         }
         let membership = metrics.membership_config.membership();
-        let mut spared = self
-            .parts
-            .spared
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let is_other_away = spared
-            .filter(|other| peer_of(*other) != peer_of(node))
-            .is_some_and(|other| membership.get_node(&other).is_some());
+        let others = spared.filter(|other| peer_of(other.node) != peer_of(node));
+        let is_other_away = others.is_some_and(|other| {
+            let is_over = other.at.elapsed() > 2 * LEAVE_MAX && self.is_heard(&metrics, other.node);
+            membership.get_node(&other.node).is_some() && !is_over
+        });
         let reason = if is_other_away {
             Some("another replica is about to begin anew".to_owned())
         } else {
             self.obstacle(&metrics, node)
         };
         match reason {
-            Some(reason) => Err(Error::CannotSpare {
-                shard: self.shard,
-                node,
-                reason,
-            }),
-            None => {
-                *spared = Some(node);
-                Ok(())
-            }
+            Some(reason) => Err(self.cannot_spare(node, reason)),
+            None => Ok(()),
         }
+    }
+
+    /// Waits until this replica and all voters but those of one peer have stored the log up to an entry.
+    async fn stored_without(&self, node: u64, end: Option<u64>) -> Result<(), Error> {
+        let Some(end) = end else { return Ok(()) };
+        loop {
+            let metrics = self.raft.metrics().borrow_watched().clone();
+            if metrics.state != ServerState::Leader {
+                return Err(self.not_leader());
+            }
+            let matched = |other: u64| {
+                let replication = metrics.replication.as_ref();
+                let matched = replication.and_then(|all| all.get(&other).copied().flatten());
+                matched.is_some_and(|matched| matched.index >= end)
+            };
+            let mut voters = metrics.membership_config.membership().voter_ids();
+            let is_everywhere = voters.all(|other| {
+                other == self.node || peer_of(other) == peer_of(node) || matched(other)
+            });
+            if is_everywhere && self.has_stored(end) {
+                return Ok(());
+            }
+            tokio::time::sleep(STORED_INTERVAL).await;
+        }
+    }
+
+    /// Whether this replica has the log up to an entry on disk, or what came of it.
+    fn has_stored(&self, index: u64) -> bool {
+        let durable = self.parts.wal.durable(self.shard);
+        let purged = || self.parts.wal.bounds(self.shard).purged;
+        durable.is_some_and(|durable| durable.index.0 >= index)
+            || purged().is_some_and(|purged| purged.position.index.0 >= index)
     }
 
     /// Why the others could not do without this replica.
@@ -189,10 +276,8 @@ impl Group {
         }
         let voters: BTreeSet<u64> = membership.voter_ids().collect();
         let is_newcomer = |other: u64| {
-            let peer = peer_of(other);
-            !voters.contains(&other)
-                && peer != peer_of(node)
-                && self.parts.options.voters.contains(&peer)
+            let is_heir = voters.iter().any(|voter| is_earlier(*voter, other));
+            peer_of(other) != peer_of(node) && is_heir
         };
         if membership.nodes().any(|(other, _)| is_newcomer(*other)) {
             return Some("another replica is catching up".to_owned());
@@ -206,46 +291,10 @@ impl Group {
             .next()
             .map(|other| format!("peer {} is not reached or is behind", peer_of(*other)))
     }
-
-    /// Whether a voter was heard from within a lease and has practically all of the log.
-    fn is_whole(&self, metrics: &RaftMetrics<Types>, node: u64) -> bool {
-        let heard = metrics
-            .heartbeat
-            .as_ref()
-            .and_then(|heard| heard.get(&node));
-        let is_fresh = heard
-            .and_then(Option::as_ref)
-            .is_some_and(|heard| heard.elapsed() <= self.parts.options.election_timeout_max);
-        is_fresh && is_near(metrics, node, TAIL_LAG_MAX)
-    }
-
-    /// Gives leadership to the voter that is furthest, when one is near the end of the log and was heard from lately; nothing else happens when this
-    /// replica does not lead or there is none. A transfer to a voter that is not could cost an election timeout without a leader.
-    pub async fn hand_over(&self) {
-        let metrics = self.raft.metrics().borrow_watched().clone();
-        if metrics.state != ServerState::Leader {
-            return;
-        }
-        let stored = |node: u64| {
-            let replication = metrics.replication.as_ref();
-            let matched = replication.and_then(|all| all.get(&node).copied().flatten());
-            matched.map(|id| id.index)
-        };
-        let voters = metrics.membership_config.membership().voter_ids();
-        let whole = voters.filter(|node| *node != self.node && self.is_whole(&metrics, *node));
-        let Some(successor) = whole.max_by_key(|node| stored(*node)) else {
-            debug!(shard = %self.shard, "no voter could take over");
-            return;
-        };
-        info!(shard = %self.shard, peer = %peer_of(successor), "handing leadership over");
-        if let Err(error) = self.raft.trigger().transfer_leader(successor).await {
-            debug!(shard = %self.shard, %error, "could not hand leadership over");
-        }
-    }
 }
 
 /// Whether a replica is known to have stored all but the last `lag` entries of the leader's log.
-fn is_near(metrics: &RaftMetrics<Types>, node: u64, lag: u64) -> bool {
+pub(super) fn is_near(metrics: &RaftMetrics<Types>, node: u64, lag: u64) -> bool {
     let matched = metrics
         .replication
         .as_ref()
@@ -254,36 +303,36 @@ fn is_near(metrics: &RaftMetrics<Types>, node: u64, lag: u64) -> bool {
     matched.is_some_and(|matched| last.saturating_sub(matched.index) <= lag)
 }
 
+/// Whether one Raft id is of an earlier life of the other one's peer.
+fn is_earlier(node: u64, than: u64) -> bool {
+    peer_of(node) == peer_of(than) && incarnation_of(node) < incarnation_of(than)
+}
+
 fn step(membership: &Membership, options: &Options, node: u64) -> Step {
-    let peer = peer_of(node);
-    let is_meant_to_vote = options.voters.contains(&peer);
-    if !is_meant_to_vote && !options.standbys.contains(&peer) {
-        return Step::Refuse("its peer does not belong to the shard");
+    if !options.holders().any(|peer| peer == peer_of(node)) {
+        return Step::Unknown;
     }
     let nodes = || membership.nodes().map(|(other, _)| *other);
-    let mut lives = nodes().filter(|other| peer_of(*other) == peer && *other != node);
-    if lives.any(|other| incarnation_of(other) > incarnation_of(node)) {
+    if nodes().any(|other| is_earlier(node, other)) {
         return Step::Refuse("a later life of its peer is known");
     }
     if membership.get_node(&node).is_none() {
         return Step::AddLearner;
     }
-    let configurations = membership.get_joint_config();
-    let old: BTreeSet<u64> = nodes()
-        .filter(|other| peer_of(*other) == peer && *other != node)
-        .collect();
-    let last = configurations.last().cloned().unwrap_or_default();
-    let votes = last.contains(&node);
-    if configurations.len() == 1 && old.is_empty() && (votes || !is_meant_to_vote) {
+    let old: BTreeSet<u64> = nodes().filter(|other| is_earlier(*other, node)).collect();
+    if old.is_empty() {
         return Step::Nothing;
     }
-    let mut goal: BTreeSet<u64> = last.difference(&old).copied().collect();
-    if is_meant_to_vote || last.intersection(&old).next().is_some() {
+    let [voters] = membership.get_joint_config().as_slice() else {
+        return Step::Wait;
+    };
+    // A vote that the old id has goes over to the new one; whether the new one is to have one otherwise is not decided here (`voters`).
+    let mut goal: BTreeSet<u64> = voters.difference(&old).copied().collect();
+    if goal.len() < voters.len() {
         goal.insert(node);
     }
     // Old ids that vote leave with the change of the voters.
-    let voters: BTreeSet<u64> = membership.voter_ids().collect();
-    let learners: BTreeSet<u64> = old.difference(&voters).copied().collect();
+    let learners: BTreeSet<u64> = old.difference(voters).copied().collect();
     Step::Swap(ChangeMembers::Batch(vec![
         ChangeMembers::RemoveNodes(learners),
         ChangeMembers::ReplaceAllVoters(goal),
@@ -311,6 +360,8 @@ mod tests {
             heartbeat_interval: Duration::from_millis(100),
             election_timeout_min: Duration::from_millis(400),
             election_timeout_max: Duration::from_millis(800),
+            standby_after: Duration::from_secs(10),
+            return_after: Duration::from_secs(10),
         }
     }
 
@@ -344,9 +395,9 @@ mod tests {
         let goal = [life(0, 1), life(1, 1), new];
         let now = membership(&[&voters], &[life(4, 1), new]);
         assert_eq!(step(&now, &options(), new), swap(&[], &goal));
-        // Cut off in the middle of the joint change.
+        // Cut off in the middle of the joint change, which the leader finishes.
         let now = membership(&[&voters, &goal], &[life(4, 1)]);
-        assert_eq!(step(&now, &options(), new), swap(&[], &goal));
+        assert_eq!(step(&now, &options(), new), Step::Wait);
         let now = membership(&[&goal], &[life(4, 1)]);
         assert_eq!(step(&now, &options(), new), Step::Nothing);
         // The old id was left in as a learner.
@@ -380,9 +431,27 @@ mod tests {
     }
 
     #[test]
-    fn stranger_is_refused() {
+    fn vote_stays_where_it_went_meanwhile() {
+        // The standby has taken the place of peer 0, which then lost its disk.
+        let voters = [life(1, 1), life(2, 1), life(4, 1)];
+        let new = life(0, 7);
+        let now = membership(&[&voters], &[life(0, 1)]);
+        assert_eq!(step(&now, &options(), new), Step::AddLearner);
+        let now = membership(&[&voters], &[life(0, 1), new]);
+        let swapped = swap(&[life(0, 1)], &voters);
+        assert_eq!(step(&now, &options(), new), swapped);
+        let now = membership(&[&voters], &[new]);
+        assert_eq!(step(&now, &options(), new), Step::Nothing);
+        // The standby that votes loses its disk as well.
+        let other = life(4, 8);
+        let now = membership(&[&voters], &[new, other]);
+        let goal = [life(1, 1), life(2, 1), other];
+        assert_eq!(step(&now, &options(), other), swap(&[], &goal));
+    }
+
+    #[test]
+    fn stranger_is_not_let_in_and_not_told_to_begin_anew() {
         let now = membership(&[&[life(0, 1)]], &[]);
-        let refused = step(&now, &options(), life(3, 1));
-        assert!(matches!(refused, Step::Refuse(_)), "{refused:?}");
+        assert_eq!(step(&now, &options(), life(3, 1)), Step::Unknown);
     }
 }

@@ -15,11 +15,15 @@ pub enum Error {
         /// The greatest term seen.
         term: Term,
     },
-    /// No majority confirms that this replica still leads.
-    #[error("no majority of shard {shard} answers")]
+    /// No majority can be reached, or none confirms that this replica still leads. The command was certainly not proposed.
+    #[error("no majority of shard {shard} answers: {reachable} of {voters} voters can be reached")]
     NoQuorum {
         /// The shard.
         shard: Vertex,
+        /// How many vote.
+        voters: usize,
+        /// How many of them are not gone, as this peer's links say.
+        reachable: usize,
     },
     /// Leadership was lost while the command was on its way: it may be applied or not.
     #[error("leadership of shard {shard} was lost; whether the command is applied is not known")]

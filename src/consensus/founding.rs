@@ -1,4 +1,4 @@
-//! How a group comes to life, and who is in it.
+//! How a group comes to life, and who is in it at first. Who votes later is in `voters`.
 
 use std::time::Duration;
 
@@ -115,8 +115,8 @@ impl Group {
         }
     }
 
-    /// The standbys that are to be added: those that no life of is in the group, and that are not known to have begun anew. One that has asks to be let
-    /// in by itself, as all do when a peer leads that has begun anew itself.
+    /// The peers whose replicas are to be added: those that no life of is in the group, and that are not known to have begun anew. One that has asks to
+    /// be let in by itself, as all do when a peer leads that has begun anew itself.
     fn missing_standbys(&self) -> Vec<PeerId> {
         if !self.is_founder() {
             return Vec::new();
@@ -128,9 +128,9 @@ impl Group {
             let known = self.parts.peers.acquaintance(*peer);
             known.is_some_and(|known| known.incarnation > FOUNDERS)
         };
-        let standbys = self.parts.options.standbys.iter();
-        let missing = standbys.filter(|peer| !present.contains(peer) && !is_known_anew(peer));
-        missing.copied().collect()
+        let holders = self.parts.options.holders();
+        let missing = holders.filter(|peer| !present.contains(peer) && !is_known_anew(peer));
+        missing.collect()
     }
 
     async fn add_standbys(&self) {

@@ -2,29 +2,29 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bytes::Bytes;
 use openraft::async_runtime::WatchReceiver;
-use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
-use openraft::{Instant as _, Raft, ReadPolicy, SnapshotPolicy};
+use openraft::{Raft, SnapshotPolicy};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error, warn};
 
+use super::admission::Spared;
 use super::log::ShardLog;
 use super::machine::{Machine, blocking};
-use super::network::{Network, Progress};
+use super::network::{Carrier, Connection, Network, Progress};
+use super::quorum::Quorum;
 use super::receive::clear_staging;
 use super::snapshot::{Mark, Source};
 use super::status::Leadership;
-use super::types::{Proposal, Types, peer_of, position};
+use super::types::{Types, peer_of, position};
 use super::{Error, Options, Parts};
-use crate::env::disk::{Disk, Room};
-use crate::link::Peers;
-use crate::shard;
+use crate::env::disk::{Disk, Level, Room};
+use crate::link::{Links, Peers};
 use crate::types::{LogIndex, LogPosition, PeerId, Term, Vertex};
 use crate::wal::Bounds;
 
@@ -34,6 +34,8 @@ const APPEND_ENTRIES_MAX: u64 = 300;
 const BACKOFF: &str = "10ms 20ms 40ms ...500ms";
 /// A snapshot is only a name here ([`super::snapshot`]); openraft takes note of it between two entries.
 const COMPACTION_MAX: Duration = Duration::from_secs(5);
+/// How long a group that is to stop waits for the disk.
+const STOP_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A cheap handle of a running group; dropping the last one does not stop it, [`Group::stop`] does.
 #[derive(Clone)]
@@ -49,19 +51,25 @@ pub(super) struct Running {
     pub(super) wal: Arc<dyn crate::wal::RaftLog>,
     pub(super) progress: Progress,
     pub(super) leadership: watch::Receiver<Leadership>,
+    pub(super) quorum: watch::Receiver<Quorum>,
     pub(super) peers: Peers,
+    pub(super) links: Links,
     pub(super) source: Source,
     pub(super) disk: Arc<dyn Disk>,
     pub(super) staging: PathBuf,
     pub(super) room: Arc<Room>,
     /// Taken while a snapshot comes in, until it is installed.
     pub(super) receiving: Arc<tokio::sync::Mutex<()>>,
-    /// Taken while a replica is let in.
+    /// Taken while the voters change, and while leadership moves: one thing at a time.
     pub(super) admission: tokio::sync::Mutex<()>,
+    /// Whether others may be given up for this replica, and leadership may be given to it.
+    is_fit: AtomicBool,
     /// The replica that this leader has allowed to drop what it holds.
-    pub(super) spared: Mutex<Option<u64>>,
+    pub(super) spared: Mutex<Option<Spared>>,
     tasks: TaskTracker,
     stop: CancellationToken,
+    /// Nobody waits for the disk any more.
+    given_up: CancellationToken,
 }
 
 impl Group {
@@ -89,12 +97,15 @@ impl Group {
             term: Term(0),
             is_ready: false,
         });
+        let (count, quorum) = watch::channel(Quorum::default());
         let running = Running {
             options,
             wal: parts.wal,
             progress: Progress::new(),
             leadership,
+            quorum,
             peers: parts.peers,
+            links: parts.links,
             source: Source {
                 shard,
                 store: parts.store,
@@ -104,9 +115,11 @@ impl Group {
             room: parts.room,
             receiving: Arc::default(),
             admission: tokio::sync::Mutex::default(),
+            is_fit: AtomicBool::new(true),
             spared: Mutex::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
+            given_up: CancellationToken::new(),
         };
         let node = running.options.node;
         let network = Network {
@@ -115,7 +128,8 @@ impl Group {
             peers: running.peers.clone(),
             progress: running.progress.clone(),
         };
-        let log = ShardLog::new(shard, Arc::clone(&running.wal));
+        let given_up = running.given_up.clone();
+        let log = ShardLog::new(shard, Arc::clone(&running.wal), given_up);
         let alive = running.tasks.token();
         let source = running.source.clone();
         let durability = log.durability();
@@ -130,10 +144,18 @@ impl Group {
             parts: Arc::new(running),
         };
         group.spawn(group.clone().follow_leadership(sender));
-        group.spawn(group.clone().tend());
-        group.spawn(group.clone().tell_failure());
-        group.spawn(group.clone().tell_leaderless());
+        group.spawn(group.clone().follow_quorum(count));
+        group.spawn_all();
         Ok(group)
+    }
+
+    /// What goes on as long as the group runs.
+    fn spawn_all(&self) {
+        self.spawn(self.clone().tend());
+        self.spawn(self.clone().watch_leader());
+        self.spawn(self.clone().steward());
+        self.spawn(self.clone().tell_failure());
+        self.spawn(self.clone().tell_leaderless());
     }
 
     /// Runs a task until it ends or the group stops.
@@ -147,9 +169,22 @@ impl Group {
         });
     }
 
-    /// Stops the group; its log and its store are then used no more. What it has acknowledged is on disk.
+    /// Stops the group; its log and its store are then used no more. What it has acknowledged is on disk; a disk that does not take what the
+    /// group has in hand, because it is full, is not waited for.
     pub async fn stop(&self) {
         self.parts.stop.cancel();
+        let mut ended = std::pin::pin!(self.end());
+        if tokio::time::timeout(STOP_PATIENCE, &mut ended)
+            .await
+            .is_err()
+        {
+            warn!(shard = %self.shard, "the disk does not take what the group has in hand; the group stops without it");
+            self.parts.given_up.cancel();
+            ended.await;
+        }
+    }
+
+    async fn end(&self) {
         if let Err(error) = self.raft.shutdown().await {
             warn!(shard = %self.shard, %error, "the group did not stop cleanly");
         }
@@ -176,57 +211,38 @@ impl Group {
         }
     }
 
-    /// Proposes a command and waits until it is applied here.
-    ///
-    /// # Errors
-    /// [`Error::NotLeader`] and [`Error::NoQuorum`] when it was certainly not proposed, [`Error::OutcomeUnknown`] when it may still be applied.
-    pub async fn propose(
-        &self,
-        command: Bytes,
-    ) -> Result<(LogPosition, Option<shard::Outcome>), Error> {
-        if self.has_lost_quorum() {
-            return Err(Error::NoQuorum { shard: self.shard });
-        }
-        match self.raft.client_write(Proposal(command)).await {
-            Ok(response) => Ok((position(&response.log_id), response.data.0)),
-            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => {
-                Err(self.not_leader())
-            }
-            Err(_) => Err(Error::OutcomeUnknown { shard: self.shard }),
-        }
+    /// From now on this replica does not stand for election by itself and is given no leadership: it is not whole, or its peer is stopping.
+    pub fn must_not_lead(&self) {
+        self.parts.is_fit.store(false, Ordering::Relaxed);
     }
 
-    /// Whether this replica leads and has heard from no majority for as long as a lease lasts. What it took now could only wait, its fate
-    /// unknown; a caller that is told so at once may ask others.
-    fn has_lost_quorum(&self) -> bool {
-        let metrics = self.raft.data_metrics();
-        let heard = metrics.borrow_watched().last_quorum_acked;
-        self.parts.options.voters.len() > 1
-            && heard.is_some_and(|heard| heard.elapsed() > self.parts.options.election_timeout_max)
+    pub(super) fn may_lead(&self) -> bool {
+        self.parts.is_fit.load(Ordering::Relaxed)
     }
 
-    /// Waits until everything that was committed before the call is applied here (ReadIndex: Ongaro's thesis, section 6.4).
-    ///
-    /// # Errors
-    /// [`Error::NotLeader`] when this replica does not lead, or no majority confirms that it does.
-    pub async fn confirm_leadership(&self) -> Result<(), Error> {
-        match self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
-            Ok(_) => Ok(()),
-            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(_))) => {
-                Err(self.not_leader())
-            }
-            Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => {
-                Err(Error::NoQuorum { shard: self.shard })
-            }
-            Err(RaftError::Fatal(_)) => Err(Error::Stopped { shard: self.shard }),
-        }
+    /// The way to another replica, for a call that is not openraft's.
+    pub(super) fn reach(&self, node: u64) -> Connection {
+        let network = Network {
+            shard: self.shard,
+            node: self.node,
+            peers: self.parts.peers.clone(),
+            progress: self.parts.progress.clone(),
+        };
+        network.connect(node, Carrier::Unary)
     }
 
-    pub(super) fn not_leader(&self) -> Error {
+    /// What a caller is told when this replica does not lead: who does, or that nobody can.
+    pub fn not_leader(&self) -> Error {
         let Leadership { leader, term, .. } = *self.parts.leadership.borrow();
+        let links = self.parts.links.now();
+        let other = leader.filter(|leader| *leader != peer_of(self.node));
+        let leader = other.filter(|leader| !links.is_gone(*leader));
+        if leader.is_none() && !self.quorum().has_majority() {
+            return self.no_quorum();
+        }
         Error::NotLeader {
             shard: self.shard,
-            leader: leader.filter(|leader| *leader != peer_of(self.node)),
+            leader,
             term,
         }
     }
@@ -250,10 +266,9 @@ impl Group {
         let peers: BTreeSet<PeerId> = holders.into_iter().map(peer_of).collect();
         let mut holders: Vec<PeerId> = peers.into_iter().collect();
         // In the order of the replica set: the owner first, then its neighbours in bit order.
-        let options = &self.parts.options;
         let rank = |peer: &PeerId| {
-            let mut set = options.voters.iter().chain(&options.standbys);
-            set.position(|member| member == peer)
+            let mut set = self.parts.options.holders();
+            set.position(|member| member == *peer)
         };
         holders.sort_by_key(|peer| rank(peer).unwrap_or(usize::MAX));
         holders
@@ -261,6 +276,11 @@ impl Group {
 
     /// Lets the log go up to an entry, as far as a power cut cannot take back what was made of it. A follower that needs what is gone gets a snapshot.
     pub async fn compact(&self, upto: LogIndex) {
+        let purged = self.parts.wal.bounds(self.shard).purged;
+        let purged = purged.map(|purged| purged.position.index);
+        if purged >= Some(upto) {
+            return;
+        }
         let durable = match blocking(|| self.parts.source.freeze()) {
             Ok(Some(snapshot)) => snapshot.meta.last_log_id,
             Ok(None) => None,
@@ -270,13 +290,24 @@ impl Group {
             }
         };
         let Some(durable) = durable else { return };
-        let wanted = durable.index.min(upto.0);
-        let purged = self.parts.wal.bounds(self.shard).purged;
-        if purged.is_some_and(|purged| purged.position.index.0 >= wanted) {
+        let wanted = self.spare_for_snapshots(durable.index.min(upto.0));
+        if purged >= Some(LogIndex(wanted)) {
             return;
         }
         if let Err(error) = self.purge(wanted).await {
             debug!(shard = %self.shard, error, "the log stays for now");
+        }
+    }
+
+    /// The last entry to let go of, for the sake of those who get a snapshot; when the disk has little room they must begin again.
+    fn spare_for_snapshots(&self, wanted: u64) -> u64 {
+        let stored = |node| self.parts.progress.stored(node).map(|last| last.index.0);
+        match (
+            self.parts.progress.deliveries.limit(stored),
+            self.parts.room.level(),
+        ) {
+            (Some(limit), Level::Ample) => wanted.min(limit),
+            _ => wanted,
         }
     }
 
@@ -366,6 +397,8 @@ fn raft_config(options: &Options, shard: Vertex) -> Result<openraft::Config, Err
 #[cfg(test)]
 mod tests {
     use super::super::convert;
+    use bytes::Bytes;
+
     use super::*;
     use crate::proto::peer::v1 as proto;
     use crate::wal::Purged;

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use tonic::metadata::MetadataMap;
-use tonic::transport::Channel;
 
+use super::admission::LEAVE_MAX;
 use super::types::peer_of;
-use crate::link::{self, Peers};
+use crate::link::{self, Channel, Peers};
 use crate::proto::peer::v1 as proto;
 use crate::proto::peer::v1::admit_response::Verdict;
 use crate::proto::peer::v1::raft_service_client::RaftServiceClient;
@@ -138,7 +138,7 @@ pub async fn ask_admission(
         node,
         leaving: intent == Intent::Leaving,
     });
-    let (metadata, answer) = within(2 * ADMISSION_TIMEOUT, peer, client.admit(request)).await?;
+    let (metadata, answer) = within(LEAVE_MAX, peer, client.admit(request)).await?;
     peers.recognise_answer(peer, &metadata)?;
     let why = answer.why.clone();
     Ok(match answer.verdict() {

@@ -21,6 +21,7 @@ use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::{EntryPayload, LogState, OptionalSend, RaftLogReader};
 use prost::Message;
 use tokio::sync::{oneshot, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::convert;
 use super::types::{Entry, LogId, Proposal, Types, position};
@@ -47,6 +48,8 @@ pub(super) struct ShardLog {
     wal: Arc<dyn RaftLog>,
     /// Changes when appended entries have reached the disk, or never will.
     written: watch::Sender<()>,
+    /// Nobody waits for the disk any more: the group is to stop, and a full disk may take for ever.
+    given_up: CancellationToken,
 }
 
 /// Tells when entries of one shard are on this peer's disk.
@@ -54,6 +57,11 @@ pub(super) struct Durability {
     shard: Vertex,
     wal: Arc<dyn RaftLog>,
     written: watch::Receiver<()>,
+    given_up: CancellationToken,
+}
+
+fn given_up() -> io::Error {
+    io::Error::other("the group stops, and the write-ahead log still waits for the disk")
 }
 
 impl Durability {
@@ -68,6 +76,7 @@ impl Durability {
             }
             tokio::select! {
                 changed = self.written.changed() => changed.map_err(io::Error::other)?,
+                () = self.given_up.cancelled() => return Err(given_up()),
                 why = failed.wait_for(Option::is_some) => {
                     let why = why.map_err(io::Error::other)?;
                     return Err(io::Error::other(format!("the write-ahead log failed: {:?}", *why)));
@@ -78,12 +87,13 @@ impl Durability {
 }
 
 impl ShardLog {
-    pub(super) fn new(shard: Vertex, wal: Arc<dyn RaftLog>) -> Self {
+    pub(super) fn new(shard: Vertex, wal: Arc<dyn RaftLog>, given_up: CancellationToken) -> Self {
         let written = watch::Sender::new(());
         Self {
             shard,
             wal,
             written,
+            given_up,
         }
     }
 
@@ -92,6 +102,7 @@ impl ShardLog {
             shard: self.shard,
             wal: Arc::clone(&self.wal),
             written: self.written.subscribe(),
+            given_up: self.given_up.clone(),
         }
     }
 
@@ -103,7 +114,12 @@ impl ShardLog {
             let _ = sender.send(result);
         });
         self.wal.submit(vec![op], done).map_err(io::Error::other)?;
-        match receiver.await {
+        let result = tokio::select! {
+            result = receiver => result,
+            // Whether it comes to the disk is open, and nothing is said that depends on it.
+            () = self.given_up.cancelled() => return Err(given_up()),
+        };
+        match result {
             Ok(result) => result.map_err(io::Error::other),
             Err(_) => Err(io::Error::other("the write-ahead log stopped")),
         }
@@ -382,48 +398,4 @@ impl RaftLogStorage<Types> for ShardLog {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn entry_survives_the_log() {
-        let leader = CommittedLeaderIdOf::<Types> {
-            term: 7,
-            node_id: 65_539,
-        };
-        for payload in [
-            EntryPayload::Blank,
-            EntryPayload::Normal(Proposal(Bytes::from_static(b"x"))),
-        ] {
-            let entry = Entry {
-                log_id: LogId::new(leader, 3),
-                payload,
-            };
-            assert_eq!(
-                format!("{:?}", decode(encode(&entry)).unwrap()),
-                format!("{entry:?}")
-            );
-        }
-    }
-
-    #[test]
-    fn foreign_bytes_are_refused() {
-        let at = position(&LogId::new(
-            CommittedLeaderIdOf::<Types> {
-                term: 1,
-                node_id: 1,
-            },
-            1,
-        ));
-        for payload in [&b""[..], b"12345678", b"12345678\x09"] {
-            let entry = wal::Entry {
-                position: at,
-                payload: Bytes::copy_from_slice(payload),
-            };
-            assert_eq!(
-                decode(entry).unwrap_err().kind(),
-                io::ErrorKind::InvalidData
-            );
-        }
-    }
-}
+mod tests;

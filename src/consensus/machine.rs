@@ -13,7 +13,7 @@ use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio_util::task::task_tracker::TaskTrackerToken;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::log::Durability;
 use super::snapshot::{Builder, Mark, Snapshot, Source};
@@ -36,7 +36,7 @@ pub enum Observed<'a> {
         /// The state.
         reader: Arc<dyn Reader>,
     },
-    /// A snapshot begins to take the place of everything: until it has, readers may see some of both.
+    /// A snapshot begins to take the place of everything: until it has, nothing can be read.
     Installing,
     /// A snapshot took the place of everything.
     Installed,
@@ -101,7 +101,7 @@ impl Machine {
         } else {
             blocking(|| machine.apply(entries, mark))
         };
-        let applied = applied.map_err(io::Error::other)?;
+        let applied = applied.map_err(|error| self.failed(error))?;
         (self.observer)(Observed::Events(&applied.events));
         for (outcome, responder) in applied.outcomes.into_iter().zip(responders) {
             if let Some(responder) = responder {
@@ -111,16 +111,31 @@ impl Machine {
         Ok(())
     }
 
-    /// Lets the observer have the state as it is now: everything up to `position`, nothing after it.
-    fn freeze(&self, position: LogPosition) -> io::Result<()> {
-        let store = &self.source.store;
+    /// Damage that only shows when rows are used is noted where the store keeps what it met itself: the replica is then made again, and not only
+    /// begun again, which would end at the same entry.
+    fn failed(&self, error: shard::Error) -> io::Error {
+        let error = Arc::new(error);
+        if error.is_damage() {
+            let cause = Arc::<shard::Error>::clone(&error);
+            self.source.store.blame(self.source.shard, cause);
+        }
+        io::Error::other(error)
+    }
+
+    /// Lets the observer have the state as it is now: everything up to `position`, nothing after it. Without it, on a full disk say, this replica cannot be
+    /// compared, which is no reason for it to fail.
+    fn freeze(&self, position: LogPosition) {
+        let Source { shard, store } = &self.source;
         let frozen = blocking(|| {
             store.checkpoint()?;
             store.snapshot()
         });
-        let reader = frozen.map_err(io::Error::other)?;
-        (self.observer)(Observed::Frozen { position, reader });
-        Ok(())
+        match frozen {
+            Ok(reader) => (self.observer)(Observed::Frozen { position, reader }),
+            Err(error) => {
+                warn!(%shard, %position, %error, "the state cannot be kept for a comparison of the replicas");
+            }
+        }
     }
 }
 
@@ -160,7 +175,7 @@ impl RaftStateMachine<Types> for Machine {
                 group.push(entry);
                 if let Some(position) = barrier {
                     self.apply_group(std::mem::take(&mut group)).await?;
-                    self.freeze(position)?;
+                    self.freeze(position);
                 }
             }
             if !group.is_empty() {

@@ -20,13 +20,13 @@ use openraft::raft::{
 use openraft::{EmptyNode, OptionalSend, RPCTypes};
 use tokio::sync::watch;
 use tonic::metadata::MetadataMap;
-use tonic::transport::Channel;
 
 use super::convert;
+use super::delivery::Deliveries;
 use super::outbound::Outbound;
 use super::snapshot::Snapshot;
 use super::types::{Types, peer_of, position};
-use crate::link::{self, Peers};
+use crate::link::{self, Channel, Peers};
 use crate::proto::peer::v1 as proto;
 use crate::proto::peer::v1::raft_service_client::RaftServiceClient;
 use crate::types::{LogPosition, Vertex};
@@ -46,6 +46,8 @@ pub const TARGET_KEY: &str = "cubecast-target";
 pub(super) struct Progress {
     stored: Arc<Mutex<BTreeMap<u64, LogPosition>>>,
     changed: watch::Sender<()>,
+    /// Those that get a snapshot.
+    pub(super) deliveries: Deliveries,
 }
 
 impl Progress {
@@ -53,6 +55,7 @@ impl Progress {
         Self {
             stored: Arc::default(),
             changed: watch::Sender::new(()),
+            deliveries: Deliveries::default(),
         }
     }
 
@@ -99,14 +102,17 @@ pub(super) struct Network {
     pub(super) progress: Progress,
 }
 
+/// How entries go.
 #[derive(Clone, Copy)]
-enum Carrier {
+pub(super) enum Carrier {
+    /// All on one stream.
     Stream,
+    /// One call for each append.
     Unary,
 }
 
 impl Network {
-    fn connect(&self, target: u64, carrier: Carrier) -> Connection {
+    pub(super) fn connect(&self, target: u64, carrier: Carrier) -> Connection {
         let client = self.peers.channel(peer_of(target)).map(|channel| {
             RaftServiceClient::new(channel)
                 .max_decoding_message_size(MESSAGE_BYTES_MAX)
@@ -145,10 +151,10 @@ pub(super) struct Connection {
     /// `None` when the membership names a peer that the configuration does not know.
     client: Option<RaftServiceClient<Channel>>,
     peers: Peers,
-    progress: Progress,
+    pub(super) progress: Progress,
 }
 
-fn unreachable(error: impl ToString) -> RPCError<Types> {
+pub(super) fn unreachable(error: impl ToString) -> RPCError<Types> {
     RPCError::Unreachable(Unreachable::from_string(error))
 }
 

@@ -51,7 +51,10 @@ impl Connection {
         let peer = peer_of(self.target);
         let taken = Arc::new(AtomicU64::new(0));
         let header = header_to_proto(self.shard, &vote, meta);
-        let parts = parts(header, View::new(self.shard, reader), Arc::clone(&taken));
+        let last = meta.last_log_id.map_or(0, |last| last.index);
+        let delivery = self.progress.deliveries.prepare(self.target, last);
+        let view = View::new(self.shard, reader);
+        let parts = parts(header, (view, delivery.begin()), Arc::clone(&taken));
         let mut client = self.client().map_err(unreachable)?;
         let request = self.request(parts);
         let call = client.install_snapshot(request);
@@ -64,6 +67,7 @@ impl Connection {
         let vote = response.get_ref().vote.as_ref();
         let vote = vote.map(convert::vote_from_proto);
         let vote = vote.ok_or_else(|| unreachable("the answer is empty"))?;
+        delivery.installed();
         info!(shard = %self.shard, %peer, "sent a snapshot");
         Ok(SnapshotResponse::new(vote))
     }
@@ -88,13 +92,14 @@ fn header_to_proto(
 /// Header, then chunks. Reading begins when the header has been taken: a replica that cannot be reached costs no reading.
 fn parts(
     header: proto::SnapshotHeader,
-    view: View,
+    (view, begin): (View, impl FnOnce() + Send + 'static),
     taken: Arc<AtomicU64>,
 ) -> impl Stream<Item = proto::InstallSnapshotRequest> + Send + 'static {
     let shard = header.shard;
     let header = stream::iter([Part::Header(header)]);
     let chunks = stream::once(async move {
         info!(shard, "sending a snapshot");
+        begin();
         chunks(view)
     });
     let chunks = chunks.flatten();

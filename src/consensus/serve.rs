@@ -100,8 +100,11 @@ impl Group {
     /// # Errors
     /// [`Error::Malformed`] or [`Error::Stopped`].
     pub async fn vote(&self, request: proto::VoteRequest) -> Result<proto::VoteResponse, Error> {
-        let parsed = convert::vote_request_from_proto(&request)?;
+        let mut parsed = convert::vote_request_from_proto(&request)?;
+        // By what this voter sees itself, never by what a candidate says of others. See `finds_leader_gone` for why this is safe.
+        parsed.leadership_transfer |= self.finds_leader_gone();
         let response = if request.pre_vote {
+            // openraft lets no pre-vote through a lease. It is only asked by the timers, which begin when leases have ended.
             self.raft.pre_vote(parsed).await
         } else {
             self.raft.vote(parsed).await
@@ -151,7 +154,8 @@ impl Group {
                 reason: "it is not the caller's".to_owned(),
             })
         } else if request.leaving {
-            self.can_spare(node).map(|()| Answer::MayLeave)
+            let deadline = Instant::now() + ADMISSION_TIMEOUT;
+            self.spare(node, deadline).await.map(|()| Answer::MayLeave)
         } else {
             let deadline = Instant::now() + ADMISSION_TIMEOUT;
             self.admit(node, deadline).await.map(|now| match now {

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tracing::info;
 
 use super::group::Group;
+use super::quorum::Quorum;
 use super::types::peer_of;
 use crate::types::{LogIndex, PeerId, Term};
 
@@ -18,7 +19,7 @@ pub struct Leadership {
     pub leader: Option<PeerId>,
     /// The term of that leader, or the greatest term seen.
     pub term: Term,
-    /// This replica leads and has applied an entry of its own term, so it has applied all that earlier leaders committed.
+    /// This replica leads and has applied an entry of its own in its term, so it has applied all that earlier leaders committed.
     pub is_ready: bool,
 }
 
@@ -54,6 +55,8 @@ pub struct Status {
     pub applied: Option<LogIndex>,
     /// All replicas, this one included, in the order of their peers. A peer that begins anew is there once, as it is now.
     pub replicas: Vec<Member>,
+    /// The voters, and how many of them can be reached.
+    pub quorum: Quorum,
 }
 
 /// One replica of a group.
@@ -96,6 +99,16 @@ impl Group {
             committed: metrics.local_committed.map(|id| LogIndex(id.index)),
             applied: metrics.last_applied.map(|id| LogIndex(id.index)),
             replicas: replicas.into_values().collect(),
+            quorum: self.quorum(),
+        }
+    }
+
+    /// Waits until an entry is applied here; for ever when the group ends before.
+    pub async fn applied(&self, index: LogIndex) {
+        let wait = self.raft.wait(None);
+        let applied = wait.applied_index_at_least(Some(index.0), "applied");
+        if applied.await.is_err() {
+            std::future::pending::<()>().await;
         }
     }
 
@@ -122,14 +135,15 @@ impl Group {
                 let server = server.borrow_watched();
                 let term = server.vote.leader_id.term;
                 let is_leader = matches!(server.state, ServerState::Leader);
-                let applied_term = data
-                    .borrow_watched()
-                    .last_applied
-                    .map(|id| id.leader_id.term);
+                let applied = data.borrow_watched().last_applied;
+                // An entry of its own, not only of its term: openraft may give a term to one leader after the other.
+                let is_own = applied.is_some_and(|id| {
+                    (id.leader_id.term, id.leader_id.node_id) == (term, self.node)
+                });
                 Leadership {
                     leader: server.current_leader.map(peer_of),
                     term: Term(term),
-                    is_ready: is_leader && applied_term == Some(term),
+                    is_ready: is_leader && is_own,
                 }
             };
             let is_new = sender.send_if_modified(|old| std::mem::replace(old, now) != now);

@@ -1,6 +1,6 @@
 //! Listening and dialling.
 //!
-//! It never retries and knows no protocol. Begin with [`listen`] and [`dial`].
+//! It never retries and knows no protocol. Begin with [`listen`], [`dial`] and [`knock`].
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,6 +11,9 @@ use tokio::net::{TcpListener, TcpStream};
 
 /// Connections that the kernel holds until they are accepted: a burst of clients after a failover.
 const BACKLOG: i32 = 1024;
+
+/// Addresses of one name that are tried.
+const ADDRESSES_MAX: usize = 4;
 
 /// Why there is no listener or no connection.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +53,14 @@ pub enum Error {
         address: SocketAddr,
         /// How long the dialler waited.
         wait: Duration,
+    },
+    /// The name of a machine leads to no address.
+    #[error("cannot find the address of {authority}")]
+    Resolve {
+        /// Host and port.
+        authority: String,
+        /// What the system said.
+        source: io::Error,
     },
     /// The connection cannot be made.
     #[error("cannot connect to {address}")]
@@ -129,6 +140,30 @@ pub async fn dial(address: SocketAddr, wait: Duration) -> Result<TcpStream, Erro
             io::ErrorKind::ConnectionRefused => Error::Refused { address },
             _ => Error::Dial { address, source },
         })
+}
+
+/// Connects to `host:port`, and ends the connection at once: somebody listens there. Each address that the name leads to is tried.
+///
+/// # Errors
+/// [`Error::Refused`] when every address refuses, [`Error::Resolve`], [`Error::Timeout`] or [`Error::Dial`].
+pub async fn knock(authority: &str, wait: Duration) -> Result<(), Error> {
+    let unresolved = |source| Error::Resolve {
+        authority: authority.to_owned(),
+        source,
+    };
+    let found = tokio::time::timeout(wait, tokio::net::lookup_host(authority)).await;
+    let found = found.map_err(|late| unresolved(late.into()))?;
+    let addresses: Vec<SocketAddr> = found.map_err(unresolved)?.take(ADDRESSES_MAX).collect();
+    let mut problem = None;
+    for address in addresses {
+        match dial(address, wait).await {
+            Ok(_) => return Ok(()),
+            // One that does not answer says less than one that refuses, and so weighs more.
+            Err(Error::Refused { .. }) if problem.is_some() => {}
+            Err(error) => problem = Some(error),
+        }
+    }
+    Err(problem.unwrap_or_else(|| unresolved(io::ErrorKind::NotFound.into())))
 }
 
 #[cfg(test)]

@@ -58,7 +58,7 @@ impl Acquaintances {
                 let bytes = file.length()?.min(FILE_BYTES_MAX);
                 let mut text = vec![0; usize::try_from(bytes).unwrap_or(0)];
                 file.read_at(0, &mut text)?;
-                parse(&text).ok_or(Error::Damaged { path })?
+                read(&text, path)?
             }
             Err(disk::Error::NotFound { .. }) => BTreeMap::new(),
             Err(error) => return Err(error.into()),
@@ -158,6 +158,26 @@ fn format(known: &BTreeMap<PeerId, Acquaintance>) -> String {
     text
 }
 
+/// What a file says, which is told from one that a newer program wrote.
+fn read(text: &[u8], path: PathBuf) -> Result<BTreeMap<PeerId, Acquaintance>, Error> {
+    if let Some(known) = parse(text) {
+        return Ok(known);
+    }
+    let text = std::str::from_utf8(text).unwrap_or_default();
+    let header = text.lines().next().unwrap_or_default();
+    let sum = text.rsplit_once("crc32c ");
+    let is_intact =
+        sum.is_some_and(|(body, sum)| sum == format!("{:08x}\n", crc32c::crc32c(body.as_bytes())));
+    if is_intact && header != HEADER.trim_end() {
+        return Err(Error::Version {
+            path,
+            found: header.to_owned(),
+            known: HEADER.trim_end(),
+        });
+    }
+    Err(Error::Damaged { path })
+}
+
 fn parse(text: &[u8]) -> Option<BTreeMap<PeerId, Acquaintance>> {
     let text = std::str::from_utf8(text).ok()?;
     let lines = text.strip_prefix(HEADER)?;
@@ -205,6 +225,16 @@ pub enum Error {
     Damaged {
         /// The file.
         path: PathBuf,
+    },
+    /// A newer cubecast wrote the file.
+    #[error("{path} begins with {found:?}; this version of cubecast reads {known:?}", path = path.display())]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// Its first line.
+        found: String,
+        /// The first line that this program writes.
+        known: &'static str,
     },
     /// The file cannot be read or written.
     #[error(transparent)]
@@ -260,6 +290,40 @@ mod tests {
             let refused = known.meet(PeerId(3), directory, incarnation).unwrap_err();
             assert!(matches!(refused, Error::Forgetful { .. }), "{refused}");
         }
+    }
+
+    /// A list with two peers, as version 1 wrote it.
+    const VERSION_1: &str = include_str!("testdata/acquaintances_v1.txt");
+
+    #[test]
+    fn list_of_version_1_is_read_and_written_alike() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join(FILE), VERSION_1).unwrap();
+        let known = open(directory.path()).unwrap();
+        let of = |directory, incarnation| Acquaintance {
+            directory,
+            incarnation: Incarnation(incarnation),
+        };
+        assert_eq!(known.known(PeerId(1)), Some(of(0xabc, 1)));
+        assert_eq!(known.known(PeerId(3)), Some(of(7, 1_700_000_000)));
+        let all = known.known.read().unwrap();
+        expect_test::expect_file!["testdata/acquaintances_v1.txt"].assert_eq(&format(&all));
+    }
+
+    // The advice for a damaged list would lose a directory that is whole.
+    #[test]
+    fn list_of_a_newer_version_is_named_and_not_called_damaged() {
+        let directory = tempfile::tempdir().unwrap();
+        let body = "cubecast acquaintances 2\n1 dir:abc life:1\n";
+        let sum = crc32c::crc32c(body.as_bytes());
+        let path = directory.path().join(FILE);
+        std::fs::write(&path, format!("{body}crc32c {sum:08x}\n")).unwrap();
+        let error = open(directory.path()).unwrap_err().to_string();
+        let expected = format!(
+            "{} begins with \"cubecast acquaintances 2\"; this version of cubecast reads \"cubecast acquaintances 1\"",
+            path.display()
+        );
+        assert_eq!(error, expected);
     }
 
     #[test]

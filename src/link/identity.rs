@@ -6,6 +6,7 @@
 
 use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
 
+use super::Acquaintance;
 use crate::types::{Incarnation, PeerId};
 
 const CLUSTER: &str = "cubecast-cluster";
@@ -35,6 +36,16 @@ pub struct Caller {
     pub directory: u128,
     /// How often the peer began anew.
     pub incarnation: Incarnation,
+}
+
+impl Caller {
+    /// It as others remember it.
+    pub(super) fn acquaintance(&self) -> Acquaintance {
+        Acquaintance {
+            directory: self.directory,
+            incarnation: self.incarnation,
+        }
+    }
 }
 
 impl Identity {
@@ -85,6 +96,12 @@ impl Identity {
             incarnation: Incarnation(incarnation),
         })
     }
+}
+
+/// The number that a call gives as its caller's, unchecked.
+pub(super) fn number(headers: &http::HeaderMap) -> Option<PeerId> {
+    let text = headers.get(PEER)?.to_str().ok()?;
+    text.parse().map(PeerId).ok()
 }
 
 /// Why a call is not taken for a peer's.

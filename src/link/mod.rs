@@ -1,35 +1,85 @@
-//! Peer to peer: one channel to each other peer, and who calls whom.
+//! Peer to peer: one channel to each other peer, which links work, who calls whom.
 //!
 //! All traffic between two peers, replication and forwarded calls alike, shares one HTTP/2 connection, which dials when it is first needed
-//! and again after it broke. Never decides where a call goes; that is `router`. Begin with [`Peers`].
+//! and again after it broke. Heartbeats tell which links work; calls to a peer whose link does not go through others. Never decides to whom a
+//! call goes; that is `router`. Begin with [`Peers`], then [`LinkMap`].
 
 mod acquaintance;
+mod channel;
+mod fault;
+mod heartbeat;
+mod held;
 mod identity;
+mod links;
+mod map;
+mod pulse;
+pub mod relay;
+mod state;
+mod wire;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use tokio::time::Instant;
+use tonic::body::Body;
 use tonic::metadata::MetadataMap;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{self, Endpoint};
 
-use crate::types::{Incarnation, PeerId};
+use crate::env::clock::{Clock, SystemClock};
+use crate::env::entropy::SystemEntropy;
+use crate::types::{Dimension, Incarnation, PeerId, Vertex};
+use state::State;
 
 pub use acquaintance::{Acquaintance, Acquaintances, Error as AcquaintanceError};
+pub use channel::{CallError, Channel};
+pub use fault::{Fault, FaultId, Faults, Injection, Lost, Passage};
 pub use identity::{Caller, Identity, IdentityError};
+pub use links::Links;
+pub use map::{LinkMap, LinkState};
+pub use state::Rhythm;
 
-/// How channels behave.
+/// How links behave.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// This peer and its cluster, told to the others with every call.
     pub identity: Identity,
     /// Where the other peers listen: `http://host:port`.
     pub addresses: BTreeMap<PeerId, String>,
+    /// The vertex of every peer, this one too.
+    pub vertices: BTreeMap<PeerId, Vertex>,
     /// How long dialling may take.
     pub connect_timeout: Duration,
     /// A connection without any sign of life for this long (and half as long again for the answer to a ping) is broken.
     pub keep_alive_interval: Duration,
+    /// How often heartbeats go out, and how long none may come.
+    pub rhythm: Rhythm,
+    /// Whether links may be made to fail on purpose.
+    pub injection: Injection,
+    /// Greater than any number that this peer gave to its tables of links in an earlier life.
+    pub sequence: u64,
+}
+
+impl Options {
+    /// The defaults: peer `i` at vertex `i`, and no faults.
+    pub fn new(identity: Identity, addresses: BTreeMap<PeerId, String>) -> Self {
+        let peers = || addresses.keys().chain([&identity.peer]);
+        let last = peers().max().map_or(0, |last| last.0);
+        let mut dimensions = (1..=Dimension::MAX).filter_map(|bits| Dimension::new(bits).ok());
+        let dimension = dimensions.find(|dimension| last < dimension.vertex_count());
+        let place = |peer: &PeerId| Some((*peer, Vertex::new(peer.0, dimension?).ok()?));
+        Self {
+            vertices: peers().filter_map(place).collect(),
+            identity,
+            addresses,
+            connect_timeout: Duration::from_secs(2),
+            keep_alive_interval: Duration::from_secs(2),
+            rhythm: Rhythm::default(),
+            injection: Injection::default(),
+            sequence: SystemClock::default().now().0 / 1_000_000,
+        }
+    }
 }
 
 /// Streams that one connection carries at once are limited by the window, not by count; both ends allow this many bytes in flight.
@@ -40,11 +90,23 @@ const CONNECTION_WINDOW_BYTES: u32 = 64 << 20;
 /// The other peers: a cheap handle, cloned by whoever calls them.
 #[derive(Debug, Clone)]
 pub struct Peers {
-    identity: Arc<Identity>,
+    core: Arc<Core>,
+    links: Links,
+}
+
+/// What all handles share.
+#[derive(Debug)]
+struct Core {
+    identity: Identity,
     /// The incarnation that the others are told now.
-    incarnation: Arc<AtomicU32>,
+    incarnation: AtomicU32,
     acquaintances: Arc<Acquaintances>,
-    channels: Arc<BTreeMap<PeerId, Channel>>,
+    /// The connection to each other peer.
+    direct: BTreeMap<PeerId, transport::Channel>,
+    /// Where each listens, as a dialler needs it: `host:port`.
+    addresses: BTreeMap<PeerId, String>,
+    rhythm: Rhythm,
+    faults: Faults,
 }
 
 impl Peers {
@@ -53,7 +115,8 @@ impl Peers {
     /// # Errors
     /// [`Error::Address`] when an address is not a URI.
     pub fn new(options: &Options, acquaintances: Arc<Acquaintances>) -> Result<Self, Error> {
-        let mut channels = BTreeMap::new();
+        let mut direct = BTreeMap::new();
+        let mut addresses = BTreeMap::new();
         for (peer, address) in &options.addresses {
             let endpoint = Endpoint::from_shared(address.clone())
                 .map_err(|source| Error::Address {
@@ -68,19 +131,67 @@ impl Peers {
                 .http2_keep_alive_interval(options.keep_alive_interval)
                 .keep_alive_timeout(options.keep_alive_interval / 2)
                 .keep_alive_while_idle(true);
-            channels.insert(*peer, endpoint.connect_lazy());
+            if let Some(authority) = endpoint.uri().authority() {
+                addresses.insert(*peer, authority.to_string());
+            }
+            direct.insert(*peer, endpoint.connect_lazy());
         }
-        Ok(Self {
-            identity: Arc::new(options.identity.clone()),
-            incarnation: Arc::new(AtomicU32::new(options.identity.incarnation.0)),
+        let core = Arc::new(Core {
+            incarnation: AtomicU32::new(options.identity.incarnation.0),
+            identity: options.identity.clone(),
             acquaintances,
-            channels: Arc::new(channels),
-        })
+            direct,
+            addresses,
+            rhythm: options.rhythm,
+            faults: Faults::new(options.injection, Arc::new(SystemEntropy)),
+        });
+        let vertices = options.vertices.iter();
+        let state = State::new(
+            core.identity.peer,
+            vertices.map(|(peer, vertex)| (*peer, *vertex)),
+            core.rhythm,
+            options.sequence,
+            Instant::now(),
+        );
+        let links = Links::new(state, core.rhythm, Some(Arc::clone(&core)));
+        Ok(Self { core, links })
     }
 
-    /// The one channel to a peer. `None` for an unknown peer.
+    /// The road to a peer: over its own link, or through others when that does not work. `None` for an unknown peer.
     pub fn channel(&self, peer: PeerId) -> Option<Channel> {
-        self.channels.get(&peer).cloned()
+        let is_known = self.core.direct.contains_key(&peer);
+        is_known.then(|| Channel::new(peer, self.clone()))
+    }
+
+    /// What is known of links.
+    pub fn links(&self) -> &Links {
+        &self.links
+    }
+
+    /// The faults of this peer's links.
+    pub fn faults(&self) -> &Faults {
+        &self.core.faults
+    }
+
+    /// An answer to a call that came from this peer over the link, when and as the faults of that link let it pass.
+    ///
+    /// # Errors
+    /// [`Lost`] when it is lost.
+    pub async fn pass_answer(
+        &self,
+        to: PeerId,
+        answer: http::Response<Body>,
+    ) -> Result<http::Response<Body>, Lost> {
+        let faults = &self.core.faults;
+        faults.pass(to).await?;
+        Ok(answer.map(|body| held::wrap(body, to, faults)))
+    }
+
+    /// The peer that a call came from over the link: the last one that passed it on, else its caller. `None`: it came from no peer.
+    pub fn sender(&self, headers: &http::HeaderMap) -> Option<PeerId> {
+        let caller = || identity::number(headers);
+        let sender = relay::passed_on_by(headers).or_else(caller);
+        sender.filter(|peer| self.core.direct.contains_key(peer))
     }
 
     /// A request that says who sends it.
@@ -102,7 +213,8 @@ impl Peers {
     /// [`Error::Acquaintance`] when it is not let in.
     pub fn recognise(&self, metadata: &MetadataMap) -> Result<Caller, Error> {
         let caller = self.glimpse(metadata)?;
-        self.acquaintances
+        self.core
+            .acquaintances
             .meet(caller.peer, caller.directory, caller.incarnation)?;
         Ok(caller)
     }
@@ -112,16 +224,44 @@ impl Peers {
     /// # Errors
     /// [`Error::Identity`] when it does not say who it is, [`Error::Stranger`] when the configuration knows no such other peer.
     pub fn glimpse(&self, metadata: &MetadataMap) -> Result<Caller, Error> {
-        let caller = self.identity.read(metadata)?;
-        if !self.channels.contains_key(&caller.peer) {
+        let caller = self.core.identity.read(metadata)?;
+        if !self.core.direct.contains_key(&caller.peer) {
             return Err(Error::Stranger { peer: caller.peer });
         }
         Ok(caller)
     }
 
+    /// Checks that a sign of life comes from the life of a peer that may take part, or may when this peer meets it. Unlike
+    /// [`Self::recognise`] it remembers nothing: links work before a peer knows who it is, and who has met nobody has never voted.
+    ///
+    /// # Errors
+    /// As [`Self::recognise`].
+    pub fn vouch(&self, metadata: &MetadataMap) -> Result<Caller, Error> {
+        let caller = self.glimpse(metadata)?;
+        let (peer, found) = (caller.peer, caller.acquaintance());
+        match self.acquaintance(peer) {
+            Some(known) if known != found && found.incarnation <= known.incarnation => {
+                Err(AcquaintanceError::Forgetful { peer, known, found }.into())
+            }
+            _ => Ok(caller),
+        }
+    }
+
+    /// As [`Self::vouch`], of an answer of the peer that was asked.
+    ///
+    /// # Errors
+    /// [`Error::Mistaken`] when another peer answered; else as [`Self::vouch`].
+    pub fn vouch_answer(&self, asked: PeerId, metadata: &MetadataMap) -> Result<(), Error> {
+        let found = self.vouch(metadata)?.peer;
+        if found != asked {
+            return Err(Error::Mistaken { asked, found });
+        }
+        Ok(())
+    }
+
     /// How a peer was when it was last let in; `None` when it never was.
     pub fn acquaintance(&self, peer: PeerId) -> Option<Acquaintance> {
-        self.acquaintances.known(peer)
+        self.core.acquaintances.known(peer)
     }
 
     /// Checks that an answer comes from the peer that was asked. Were another one behind its address, one disk would be counted as two.
@@ -129,7 +269,7 @@ impl Peers {
     /// # Errors
     /// [`Error::Mistaken`] when another peer answered; else as [`Self::recognise`].
     pub fn recognise_answer(&self, asked: PeerId, metadata: &MetadataMap) -> Result<(), Error> {
-        let found = self.identity.read(metadata)?.peer;
+        let found = self.core.identity.read(metadata)?.peer;
         if found != asked {
             return Err(Error::Mistaken { asked, found });
         }
@@ -138,21 +278,22 @@ impl Peers {
 
     /// The other peers of the configuration.
     pub fn others(&self) -> impl Iterator<Item = PeerId> + '_ {
-        self.channels.keys().copied()
+        self.core.direct.keys().copied()
     }
 
     /// Who this peer is to the others.
     pub fn identity(&self) -> Identity {
-        let incarnation = Incarnation(self.incarnation.load(Ordering::Relaxed));
+        let incarnation = Incarnation(self.core.incarnation.load(Ordering::Relaxed));
         Identity {
             incarnation,
-            ..Identity::clone(&self.identity)
+            ..self.core.identity.clone()
         }
     }
 
     /// From now on the others are told this incarnation. It must be on this peer's disk already, and never goes back.
     pub fn begin_anew(&self, incarnation: Incarnation) {
-        self.incarnation.fetch_max(incarnation.0, Ordering::Relaxed);
+        let told = &self.core.incarnation;
+        told.fetch_max(incarnation.0, Ordering::Relaxed);
     }
 }
 
@@ -207,93 +348,4 @@ pub enum Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::env::disk::SystemDisk;
-    use crate::proto::peer::v1::VoteRequest;
-    use crate::proto::peer::v1::raft_service_client::RaftServiceClient;
-
-    fn identity(peer: u16) -> Identity {
-        Identity {
-            cluster: "test".to_owned(),
-            peer: PeerId(peer),
-            directory: u128::from(peer),
-            incarnation: Incarnation(1),
-        }
-    }
-
-    fn peers(folder: &std::path::Path, address: &str) -> Peers {
-        let options = Options {
-            identity: identity(0),
-            addresses: [1, 2].map(|peer| (PeerId(peer), address.to_owned())).into(),
-            connect_timeout: Duration::from_secs(1),
-            keep_alive_interval: Duration::from_secs(2),
-        };
-        Peers::new(
-            &options,
-            Arc::new(Acquaintances::open(Arc::new(SystemDisk), folder).unwrap()),
-        )
-        .unwrap()
-    }
-
-    #[tokio::test]
-    async fn answer_counts_only_from_the_peer_that_was_asked() {
-        let folder = tempfile::tempdir().unwrap();
-        let peers = peers(folder.path(), "http://127.0.0.1:1");
-        let said_by = |peer| {
-            let mut metadata = MetadataMap::new();
-            identity(peer).write(&mut metadata);
-            metadata
-        };
-        peers.recognise_answer(PeerId(1), &said_by(1)).unwrap();
-        let mistaken = peers.recognise_answer(PeerId(1), &said_by(2)).unwrap_err();
-        assert!(matches!(mistaken, Error::Mistaken { .. }), "{mistaken}");
-        // Neither itself nor somebody unknown is remembered.
-        for stranger in [0, 3] {
-            let error = peers.recognise(&said_by(stranger)).unwrap_err();
-            assert!(matches!(error, Error::Stranger { .. }), "{error}");
-        }
-    }
-
-    #[tokio::test]
-    async fn any_life_of_a_peer_may_ask_who_it_was() {
-        let folder = tempfile::tempdir().unwrap();
-        let peers = peers(folder.path(), "http://127.0.0.1:1");
-        let said_by = |identity: Identity| {
-            let mut metadata = MetadataMap::new();
-            identity.write(&mut metadata);
-            metadata
-        };
-        peers.recognise(&said_by(identity(1))).unwrap();
-        let wiped = Identity {
-            directory: 99,
-            ..identity(1)
-        };
-        peers.recognise(&said_by(wiped.clone())).unwrap_err();
-        assert_eq!(peers.glimpse(&said_by(wiped)).unwrap().peer, PeerId(1));
-        peers.glimpse(&said_by(identity(3))).unwrap_err();
-        let known = peers.acquaintance(PeerId(1)).unwrap();
-        assert_eq!(known.directory, 1, "a glimpse is not remembered");
-        peers.begin_anew(Incarnation(5));
-        peers.begin_anew(Incarnation(4));
-        assert_eq!(peers.identity().incarnation, Incarnation(5));
-    }
-
-    #[tokio::test]
-    async fn failed_dial_is_told_from_a_broken_connection() {
-        let folder = tempfile::tempdir().unwrap();
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = format!("http://{}", listener.local_addr().unwrap());
-        let peers = peers(folder.path(), &address);
-        let mut client = RaftServiceClient::new(peers.channel(PeerId(1)).unwrap());
-        let (broken, _) = tokio::join!(client.vote(VoteRequest::default()), async {
-            drop(listener.accept().await.unwrap());
-            drop(listener);
-        });
-        assert!(!is_refused(&broken.unwrap_err()));
-        let refused = client.vote(VoteRequest::default()).await.unwrap_err();
-        assert!(is_refused(&refused), "{refused:?}");
-        let broken = std::io::Error::from(std::io::ErrorKind::HostUnreachable);
-        assert!(!is_refused(&broken), "a connection that was there broke");
-    }
-}
+mod tests;

@@ -10,6 +10,7 @@ use tracing::info;
 use super::directory::Directory;
 use super::storage::{self, Storage};
 use super::upkeep::Upkeep;
+use crate::broker::{self, Broker};
 use crate::cluster::{self, Cluster, Member};
 use crate::config::Config;
 use crate::env::clock::Clock;
@@ -44,7 +45,12 @@ pub(super) fn cluster_options(config: &Config) -> cluster::Options {
 }
 
 /// The other peers, and who this one is to them.
-pub(super) fn link_options(config: &Config, directory: &Directory) -> link::Options {
+pub(super) fn link_options(
+    config: &Config,
+    (cluster, directory): (&Cluster, &Directory),
+    clock: &dyn Clock,
+) -> link::Options {
+    let places = cluster.dimension().vertices();
     let others = config
         .peers
         .iter()
@@ -58,8 +64,21 @@ pub(super) fn link_options(config: &Config, directory: &Directory) -> link::Opti
             incarnation: directory.incarnation(),
         },
         addresses: others.filter(|(peer, _)| *peer != config.peer).collect(),
+        vertices: places
+            .map(|vertex| (cluster.home(vertex), vertex))
+            .collect(),
         connect_timeout: CONNECT_TIMEOUT,
         keep_alive_interval: KEEP_ALIVE_INTERVAL,
+        rhythm: link::Rhythm {
+            interval: config.link_interval,
+            silence: config.link_silence,
+        },
+        injection: if config.fault_injection {
+            link::Injection::Allowed
+        } else {
+            link::Injection::Forbidden
+        },
+        sequence: clock.now().0 / 1_000_000,
     }
 }
 
@@ -96,6 +115,7 @@ pub(super) fn replicas(
         wal: Arc::clone(&storage.wal),
         store: Arc::clone(&storage.store),
         peers: peers.clone(),
+        links: peers.links().clone(),
         disk: Arc::clone(&storage.disk),
         staging: storage.staging(),
         room: Arc::clone(&storage.room),
@@ -123,7 +143,16 @@ fn group_options(config: &Config, cluster: &Cluster, shard: Vertex) -> consensus
         heartbeat_interval: config.heartbeat_interval,
         election_timeout_min: config.election_timeout_min,
         election_timeout_max: config.election_timeout_max,
+        standby_after: config.standby_after,
+        return_after: config.return_after,
     }
+}
+
+/// What calls mean, with the peer's time.
+pub(super) fn broker(clock: &Arc<dyn Clock>) -> Broker {
+    let clock = Arc::clone(clock);
+    let clock = Arc::new(move || clock.now());
+    Broker::new(broker::Options { clock })
 }
 
 /// What keeps the peer in order.
@@ -161,6 +190,7 @@ pub(super) fn facts(
         Arc::clone(&storage.room),
     );
     let (wal_failed, store_failed) = (wal.failed(), store.failed());
+    let time = Arc::clone(clock);
     let (directory, clock) = (Arc::clone(&storage.directory), Arc::clone(clock));
     let now = move || {
         let (log, rows) = (wal.figures(), store.figures().unwrap_or_default());
@@ -192,6 +222,7 @@ pub(super) fn facts(
         started,
         has_fault_injection: config.fault_injection,
         trace_seed: storage::random_id(),
+        clock: Arc::new(move || time.now()),
         now: Arc::new(now),
     }
 }

@@ -12,6 +12,7 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info};
 
 use super::compose::shards;
@@ -41,6 +42,8 @@ pub(super) struct Greeter {
     pub(super) cluster: Cluster,
     pub(super) peers: Peers,
     pub(super) clock: Arc<dyn Clock>,
+    /// What was begun to be written is waited for, also when the peer stops meanwhile: the directory is free for others after that.
+    pub(super) tasks: TaskTracker,
 }
 
 impl Greeter {
@@ -62,9 +65,8 @@ impl Greeter {
         let mut pause = PAUSE_MIN;
         loop {
             let directory = Arc::clone(&self.directory);
-            let written =
-                tokio::task::spawn_blocking(move || directory.write_incarnation(incarnation)).await;
-            match written {
+            let write = move || directory.write_incarnation(incarnation);
+            match self.tasks.spawn_blocking(write).await {
                 Ok(Ok(())) => break,
                 Ok(Err(error)) => {
                     error!(%error, "could not write down who this peer is; trying again");
@@ -79,15 +81,17 @@ impl Greeter {
         self.directory.release();
     }
 
+    /// Whether another peer knows this one by another directory, or in another life.
+    fn is_other(&self, greeting: &Greeting) -> bool {
+        let own = self.directory.id();
+        let known = greeting.known.is_some_and(|known| known.directory != own);
+        // In its first life it may be a member by the word of a founder, before it ever spoke.
+        known || greeting.highest > Some(Incarnation(1))
+    }
+
     /// In which incarnation this peer is, if the others know of it what they said.
     fn judge(&self, answers: &BTreeMap<PeerId, Greeting>) -> Incarnation {
-        let own = self.directory.id();
-        let is_other = |greeting: &Greeting| {
-            let known = greeting.known.is_some_and(|known| known.directory != own);
-            // In its first life it may be a member by the word of a founder, before it ever spoke.
-            known || greeting.highest > Some(Incarnation(1))
-        };
-        if !answers.values().any(is_other) {
+        if !answers.values().any(|greeting| self.is_other(greeting)) {
             return Incarnation(1);
         }
         let latest = answers.values().filter_map(Greeting::latest).max();
@@ -123,15 +127,21 @@ impl Greeter {
         }
     }
 
-    /// Whether of each shard's other voters as many answered as any majority must have one of.
+    /// Whether the answers decide. One of a peer that knows this one otherwise does: a new incarnation never voted. That nobody knows it counts only when of
+    /// each shard's other replicas so many say so that one of any majority with this peer is among them; standbys too, since each may have voted.
     fn is_enough(&self, answers: &BTreeMap<PeerId, Greeting>) -> bool {
+        if answers.values().any(|greeting| self.is_other(greeting)) {
+            return true;
+        }
         let this = self.cluster.this();
         shards(&self.cluster).into_iter().all(|shard| {
-            let voters = self.cluster.voters(shard);
-            let majority = voters.len() / 2 + 1;
-            let others = voters.iter().filter(|voter| **voter != this);
-            let needed = majority.min(others.clone().count());
-            let answered = others.filter(|voter| answers.contains_key(voter));
+            let majority = self.cluster.voters(shard).len() / 2 + 1;
+            let mut others = self.cluster.replicas(shard);
+            others.retain(|peer| *peer != this);
+            let needed = (others.len() + 2)
+                .saturating_sub(majority)
+                .min(others.len());
+            let answered = others.iter().filter(|peer| answers.contains_key(peer));
             answered.count() >= needed
         })
     }
@@ -146,5 +156,86 @@ impl Greeter {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(PAUSE_MAX);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::super::identity::Owner;
+    use super::*;
+    use crate::cluster::{Member, Options};
+    use crate::env::clock::SystemClock;
+    use crate::env::disk::{Disk, SystemDisk};
+    use crate::link::{self, Acquaintances};
+    use crate::types::{Dimension, Name};
+
+    /// A peer that holds its shards alone, and so has nobody to ask.
+    fn greeter(folder: &std::path::Path) -> Greeter {
+        let disk: Arc<dyn Disk> = Arc::new(SystemDisk);
+        let dimension = Dimension::new(1).unwrap();
+        let owner = Owner {
+            cluster: Name::new("test").unwrap(),
+            dimension,
+            peer: PeerId(0),
+        };
+        let members = dimension.vertices().map(|vertex| Member {
+            peer: PeerId(vertex.index()),
+            vertex,
+            address: "http://127.0.0.1:1".to_owned(),
+        });
+        let cluster = Cluster::new(Options {
+            this: PeerId(0),
+            members: members.collect(),
+            dimension,
+            replication_factor: 1,
+        });
+        let identity = link::Identity {
+            cluster: "test".to_owned(),
+            peer: PeerId(0),
+            directory: 7,
+            incarnation: Incarnation(0),
+        };
+        let link = link::Options::new(identity, BTreeMap::new());
+        let known = Acquaintances::open(Arc::clone(&disk), folder).unwrap();
+        Greeter {
+            directory: Arc::new(Directory::open(&disk, folder, &owner, 7).unwrap()),
+            cluster: cluster.unwrap(),
+            peers: Peers::new(&link, Arc::new(known)).unwrap(),
+            clock: Arc::new(SystemClock::default()),
+            tasks: TaskTracker::new(),
+        }
+    }
+
+    // The directory is given to others when the peer has stopped; nobody may be writing there then.
+    #[test]
+    fn stop_waits_for_what_is_being_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .max_blocking_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let (release, held) = mpsc::sync_channel::<()>(1);
+            let busy = tokio::task::spawn_blocking(move || held.recv());
+            let greeter = greeter(folder.path());
+            let (directory, tasks) = (Arc::clone(&greeter.directory), greeter.tasks.clone());
+            let stop = CancellationToken::new();
+            let running = tasks.spawn(greeter.run(stop.clone()));
+            // The greeter, and what it writes.
+            while tasks.len() < 2 {
+                tokio::task::yield_now().await;
+            }
+            stop.cancel();
+            running.await.unwrap();
+            tasks.close();
+            assert_eq!((tasks.len(), directory.incarnation()), (1, Incarnation(0)));
+            release.send(()).unwrap();
+            busy.await.unwrap().unwrap();
+            tasks.wait().await;
+            assert_eq!(directory.incarnation(), Incarnation(1));
+        });
     }
 }

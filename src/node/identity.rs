@@ -164,3 +164,52 @@ impl Belongs<'_> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn owner() -> Owner {
+        Owner {
+            cluster: Name::new("news").unwrap(),
+            dimension: Dimension::new(3).unwrap(),
+            peer: PeerId(4),
+        }
+    }
+
+    /// A file with all there can be in it, as version 1 wrote it.
+    const VERSION_1: &str = include_str!("testdata/identity_v1.txt");
+
+    #[test]
+    fn identity_of_version_1_is_read_and_written_alike() {
+        let read = Identity::parse(VERSION_1, &owner(), Path::new("identity")).unwrap();
+        let standing = |incarnation, is_reset_due| Standing {
+            incarnation: Incarnation(incarnation),
+            is_reset_due,
+        };
+        let expected = Identity {
+            incarnation: Incarnation(1_700_000_000),
+            log: 2,
+            directory: 77,
+            shards: [
+                (4, standing(1_700_000_009, false)),
+                (6, standing(1_700_000_010, true)),
+            ]
+            .into(),
+        };
+        assert_eq!(read, expected);
+        assert_eq!(read.latest(), Incarnation(1_700_000_010));
+        expect_test::expect_file!["testdata/identity_v1.txt"].assert_eq(&read.format(&owner()));
+    }
+
+    #[test]
+    fn identity_of_a_newer_version_is_named() {
+        let body = "cubecast directory 2\nwho knows\n";
+        let text = format!("{body}crc32c {:08x}\n", crc32c::crc32c(body.as_bytes()));
+        let error = Identity::parse(&text, &owner(), Path::new("identity")).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "identity begins with \"cubecast directory 2\"; this version of cubecast reads \"cubecast directory 1\""
+        );
+    }
+}

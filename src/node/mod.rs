@@ -1,7 +1,7 @@
 //! The composition root: one peer, built from its settings, until it is stopped.
 //!
 //! Here, and nowhere else, is decided who works with whom: the disk under the log and the store, those under the replicas, the replicas under
-//! the calls, the calls behind the listener. It does no work of its own. Begin with [`Node::start`].
+//! the calls, the calls behind the listener. It does no work of its own. Begin with [`Node::start`]; a peer that may be made to fail is in a [`Switch`].
 
 mod aside;
 mod compose;
@@ -12,26 +12,28 @@ mod identity;
 pub mod inspect;
 mod server;
 mod storage;
+mod switch;
 mod upkeep;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use futures::future::join_all;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
-use crate::broker::{self, Broker};
 use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::env::clock::{Clock, SystemClock};
 use crate::env::disk::{Disk, Level, Room};
 use crate::env::net::{self, Listener};
 use crate::link::Peers;
-use crate::replica::Replicas;
+use crate::replica::{Replica, Replicas};
+use crate::rpc::Outage;
 use crate::types::{ByteCount, PeerId};
 use crate::{rpc, store, wal};
 use greeting::Greeter;
@@ -39,6 +41,7 @@ use storage::Storage;
 
 pub use directory::Error as DirectoryError;
 pub use error::{Error, Failure};
+pub use switch::{State, Switch};
 
 /// Ports that are tried after a busy one.
 const NEXT_PORTS_MAX: u16 = 100;
@@ -55,8 +58,10 @@ pub struct Node {
     failed: watch::Sender<Option<Arc<Failure>>>,
     stop: server::Stop,
     tasks: TaskTracker,
+    peers: Peers,
     api: rpc::Api,
     health: rpc::HealthSwitch,
+    outage: watch::Receiver<Option<Outage>>,
 }
 
 impl Node {
@@ -75,38 +80,44 @@ impl Node {
         let cluster = Cluster::new(compose::cluster_options(&config))?;
         compose::log_neighbours(&cluster);
         let peers = Peers::new(
-            &compose::link_options(&config, &storage.directory),
+            &compose::link_options(&config, (&cluster, &storage.directory), &*clock),
             Arc::clone(&storage.acquaintances),
         )?;
         let replicas = compose::replicas(&config, &cluster, (&storage, &peers), &clock);
         let stop = server::Stop::default();
         let drain = || stop.drain.clone();
-        let broker_clock = Arc::clone(&clock);
+        let (outage, outages) = watch::channel(None);
         let api = rpc::Api::new(rpc::Parts {
             cluster: cluster.clone(),
             replicas: replicas.clone(),
             peers: peers.clone(),
-            broker: Broker::new(broker::Options {
-                clock: Arc::new(move || broker_clock.now()),
-            }),
+            broker: compose::broker(&clock),
             limits: config.limits,
             facts: compose::facts(&config, &storage, drain(), &clock),
+            outage,
+            drain: drain(),
         });
         let health = rpc::Health::new().await;
         let switch = health.switch();
         let raft = rpc::raft::service(replicas.clone(), peers.clone());
-        let routes = rpc::routes(&api, health, |routes| routes.add_service(raft))?;
+        let link = rpc::link::service(peers.clone());
+        let routes = rpc::routes(&api, health, |routes| {
+            routes.add_service(raft).add_service(link)
+        })?;
         let options = server::Options {
             connections_max: config.limits.connections_max,
         };
         let tasks = TaskTracker::new();
         tasks.spawn(server::Server::new(listener, routes, options).run(stop.clone()));
+        // Until the connections are cut: a peer that drains still lives.
+        tasks.spawn(peers.links().clone().run(stop.cut.clone()));
         // Only now: the other peers wait for this one's answer as it waits for theirs.
         let greeter = Greeter {
             directory: Arc::clone(&storage.directory),
             cluster,
-            peers,
+            peers: peers.clone(),
             clock: Arc::clone(&clock),
+            tasks: tasks.clone(),
         };
         tasks.spawn(greeter.run(drain()));
         let upkeep = compose::upkeep(&config, &storage, (&replicas, &tasks), &clock);
@@ -124,8 +135,10 @@ impl Node {
             failed,
             stop,
             tasks,
+            peers,
             api,
             health: switch,
+            outage: outages,
         })
     }
 
@@ -142,6 +155,11 @@ impl Node {
     /// Its replicas.
     pub fn replicas(&self) -> &Replicas {
         &self.replicas
+    }
+
+    /// The other peers, with what is known of the links to them.
+    pub fn peers(&self) -> &Peers {
+        &self.peers
     }
 
     /// Waits until every replica of this peer serves and knows a leader; false when the deadline came first.
@@ -161,8 +179,41 @@ impl Node {
         self.failed.subscribe()
     }
 
-    /// Stops: takes no new connections, lets the calls that run finish for the grace time, leaves the shards, closes the log.
-    pub async fn stop(self) {
+    /// Waits until a caller has ordered this peer to fail, for so long. It has to be carried out by [`Node::fail`].
+    pub async fn told_to_fail(&self) -> Outage {
+        let mut outage = self.outage.clone();
+        let order = match outage.wait_for(Option::is_some).await {
+            Ok(order) => *order,
+            Err(_) => None,
+        };
+        match order {
+            Some(order) => order,
+            // Nobody is left who could order it.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Ends as a process that is killed does: connections are cut with the calls on them, nobody is told, nothing more is flushed. What it had
+    /// acknowledged is on disk; the memory goes with the value.
+    pub async fn fail(&self) {
+        self.stop.cut.cancel();
+        self.stop.drain.cancel();
+        let replicas = self.replicas.all();
+        for replica in &replicas {
+            replica.drain();
+        }
+        join_all(replicas.iter().map(Replica::stop)).await;
+        self.tasks.close();
+        self.tasks.wait().await;
+        let storage = self.storage.clone();
+        if let Err(error) = tokio::task::spawn_blocking(move || storage.abandon()).await {
+            warn!(%error, "leaving the disk did not end well");
+        }
+        info!(peer = %self.config.peer, "failed");
+    }
+
+    /// Stops: hands leadership over, takes no new connections, lets the calls that run finish for the grace time, leaves the shards, closes the log.
+    pub async fn stop(&self) {
         let Self {
             config,
             replicas,
@@ -173,6 +224,10 @@ impl Node {
             health,
             ..
         } = self;
+        // While this peer still takes calls, and passes on those for shards that it leads no more: none is refused.
+        let deadline = Instant::now() + config.election_timeout_max;
+        let led = replicas.all();
+        join_all(led.iter().map(|replica| replica.hand_over(deadline))).await;
         health.stop().await;
         stop.drain.cancel();
         for replica in replicas.all() {
@@ -190,6 +245,7 @@ impl Node {
         stop.cut.cancel();
         tasks.close();
         tasks.wait().await;
+        let storage = storage.clone();
         if let Err(error) = tokio::task::spawn_blocking(move || storage.close()).await {
             warn!(%error, "closing the disk did not end well");
         }

@@ -26,9 +26,11 @@ const LOG: &str = "wal";
 const STORE: &str = "store";
 /// A file that says that the store is to be moved aside at the next start.
 const STORE_NOTE: &str = "store.damaged";
-const STAGING: &str = "incoming";
+/// Snapshots on their way in.
+pub(super) const STAGING: &str = "staging";
 
-/// A peer's disk, opened.
+/// A peer's disk, opened. A cheap handle: the directory is ours until the last one is dropped.
+#[derive(Clone)]
 pub(super) struct Storage {
     pub(super) directory: Arc<Directory>,
     pub(super) disk: Arc<dyn Disk>,
@@ -72,6 +74,11 @@ impl Storage {
     /// Where snapshots that come in are put down.
     pub(super) fn staging(&self) -> PathBuf {
         self.directory.path.join(STAGING)
+    }
+
+    /// Closes the log and leaves the store as it is. Blocks.
+    pub(super) fn abandon(self) {
+        self.wal.shutdown();
     }
 
     /// Closes the log and flushes the store, then lets the directory go. Blocks.
@@ -157,12 +164,18 @@ impl Opening<'_> {
             Ok(_) => {
                 self.aside(STORE)?;
                 self.disk.remove(&note).map_err(unusable)?;
+                // Were the note back after a power cut, what is made from now on would be moved aside as well.
+                let gone = self.disk.sync_directory(&self.directory.path);
+                gone.map_err(unusable)?;
             }
             Err(disk::Error::NotFound { .. }) => {}
             Err(error) => return Err(unusable(error)),
         }
         let peer = self.config.peer;
         let failed = |source| Error::Store { peer, source };
+        // The engine makes the folder, too, but not its name durable, and soon the log is let go of for what is in it.
+        let make = || self.disk.create_directory(&path).map_err(unusable);
+        make()?;
         match self.try_store(&path) {
             Err(error) if is_damage(&error) => {
                 error!(
@@ -170,6 +183,7 @@ impl Opening<'_> {
                     "the topic store does not open: it is made again from the log and from the other peers"
                 );
                 self.aside(STORE)?;
+                make()?;
                 self.try_store(&path).map_err(failed)
             }
             opened => opened.map_err(failed),
@@ -211,7 +225,10 @@ fn is_lost(error: &wal::Error) -> bool {
 
 /// Whether a store fails because of what it holds, and not because of the system below it, which another store would meet as well.
 pub(super) fn is_damage(error: &store::Error) -> bool {
-    if matches!(error, store::Error::Full(_)) {
+    if matches!(
+        error,
+        store::Error::Full(_) | store::Error::Version { .. } | store::Error::Replaced { .. }
+    ) {
         return false;
     }
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);

@@ -14,7 +14,7 @@ use tracing::{debug, info, warn};
 use super::storage;
 use crate::env::clock::Clock;
 use crate::env::disk::{Disk, Level, Room};
-use crate::replica::Replicas;
+use crate::replica::{self, Replicas};
 use crate::store::TopicStore;
 use crate::types::ByteCount;
 
@@ -25,8 +25,8 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 const ROOM_INTERVAL: Duration = Duration::from_secs(1);
 /// The log is let go of at least this often: under load the store flushes by itself, and the log grows by as much as the disk takes.
 const COMPACT_INTERVAL_MAX: Duration = Duration::from_secs(1);
-/// A round of trims ends after this, wherever it is.
-const RETAIN_TIME_MAX: Duration = Duration::from_secs(30);
+/// A shard's round of trims ends after this, wherever it is: the other shards wait meanwhile.
+const RETAIN_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// Keeps one peer in order.
 pub(super) struct Upkeep {
@@ -96,11 +96,15 @@ impl Upkeep {
     async fn retain(&self) {
         loop {
             tokio::time::sleep(self.retention_interval).await;
-            let deadline = Instant::now() + RETAIN_TIME_MAX;
             for replica in self.replicas.all() {
+                let deadline = Instant::now() + RETAIN_TIME_MAX;
                 match replica.retain(self.clock.now(), deadline).await {
                     Ok(0) => {}
                     Ok(trims) => debug!(shard = %replica.shard(), trims, "trimmed topics"),
+                    Err(
+                        error
+                        @ (replica::Error::Damaged { .. } | replica::Error::Unreadable { .. }),
+                    ) => warn!(%error, "could not see which topics to trim"),
                     // Leadership moves; whoever has it then trims.
                     Err(error) => debug!(shard = %replica.shard(), %error, "could not trim topics"),
                 }

@@ -45,6 +45,14 @@ pub enum Error {
         /// What was found.
         reason: String,
     },
+    /// The rows could not be read this time. What is stored may be whole.
+    #[error("the rows of shard {shard} could not be read: {reason}")]
+    Unreadable {
+        /// The shard.
+        shard: Vertex,
+        /// Why.
+        reason: String,
+    },
     /// The disk has too little room for a command that takes some. It was not proposed.
     #[error("the disk has {free} bytes left; nothing more is stored below {limit}")]
     StorageFull {

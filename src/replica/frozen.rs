@@ -52,14 +52,15 @@ impl Frozen {
         });
     }
 
-    /// The state right after an entry; waits until it is there.
+    /// The state right after an entry; waits until it is there, but not for one that will not come any more.
     pub(super) async fn get(&self, index: LogIndex, deadline: Instant) -> Option<Arc<dyn Reader>> {
         let mut kept = self.kept.subscribe();
         let found = |all: &VecDeque<Kept>| {
             let one = all.iter().find(|one| one.index == index);
             one.map(|one| Arc::clone(&one.reader))
         };
-        let there = kept.wait_for(|all| found(all).is_some());
+        let is_passed = |all: &VecDeque<Kept>| all.iter().any(|one| one.index > index);
+        let there = kept.wait_for(|all| found(all).is_some() || is_passed(all));
         let all = tokio::time::timeout_at(deadline, there).await.ok()?.ok()?;
         found(&all)
     }
@@ -101,7 +102,9 @@ mod tests {
         for index in 8..8 + KEPT_MAX as u64 {
             frozen.keep(LogIndex(index), reader());
         }
+        let asked = Instant::now();
         assert!(frozen.get(LogIndex(7), soon()).await.is_none());
+        assert_eq!(asked.elapsed(), Duration::ZERO, "it will not come again");
         tokio::time::advance(KEPT_TIME * 2).await;
         frozen.tidy();
         assert!(frozen.get(LogIndex(8), soon()).await.is_none());

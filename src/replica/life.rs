@@ -88,8 +88,10 @@ pub(super) enum End {
     Failed(String),
     /// What the replica holds is not whole.
     Damaged(String),
-    /// The others hold everything: what is here may go.
+    /// The others hold everything: what is here may go, when they say so again of a replica that no longer takes part.
     Released,
+    /// What is here is dropped, and a new life begins.
+    Over,
 }
 
 pub(super) struct Life {
@@ -117,22 +119,27 @@ impl Life {
         let mut pause = PAUSE_MIN;
         while !self.shared.stop.is_cancelled() {
             let end = match self.round().await {
-                End::Damaged(reason) => self.part(None, reason).await,
+                End::Damaged(reason) => tokio::select! {
+                    () = self.shared.stop.cancelled() => End::Stopped,
+                    end = self.part(None, reason) => end,
+                },
                 end => end,
             };
-            match end {
-                End::Released => {
-                    pause = PAUSE_MIN;
-                    self.begin_anew().await;
-                }
-                End::Failed(why) => {
-                    self.show(Phase::Starting, None);
-                    warn!(shard = %self.shared.shard, why, ?pause, "the replica failed and is begun again");
-                    self.rest(pause).await;
-                    pause = (pause * 2).min(PAUSE_MAX);
-                }
-                End::Stopped | End::Damaged(_) => {}
-            }
+            let why = match end {
+                End::Over | End::Released => match self.begin_anew().await {
+                    Ok(()) => {
+                        pause = PAUSE_MIN;
+                        continue;
+                    }
+                    Err(why) => why,
+                },
+                End::Failed(why) => why,
+                End::Stopped | End::Damaged(_) => continue,
+            };
+            self.show(Phase::Starting, None);
+            warn!(shard = %self.shared.shard, why, ?pause, "the replica failed and is begun again");
+            self.rest(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
         }
         self.show(Phase::Stopped, None);
     }
@@ -141,9 +148,18 @@ impl Life {
     async fn round(&self) -> End {
         let shard = self.shared.shard;
         let standing = self.parts.ledger.standing(shard);
-        if standing.is_reset_due
-            && let Err(why) = self.reset().await
-        {
+        let prepared = async {
+            match standing.is_reset_due {
+                true => self.reset().await,
+                false => self.settle_log().await,
+            }
+        };
+        let prepared = tokio::select! {
+            // A full disk may take it never; the next start goes on with it.
+            () = self.shared.stop.cancelled() => return End::Stopped,
+            prepared = prepared => prepared,
+        };
+        if let Err(why) = prepared {
             return End::Failed(why);
         }
         let group = match self.open(standing).await {
@@ -156,18 +172,27 @@ impl Life {
         };
         self.retire();
         group.stop().await;
-        end
+        match end {
+            End::Released => tokio::select! {
+                () = self.shared.stop.cancelled() => End::Stopped,
+                end = self.take_leave() => end,
+            },
+            end => end,
+        }
     }
 
     /// Starts the group from what is on disk.
     async fn open(&self, standing: Standing) -> Result<Group, End> {
         let (shard, parts) = (self.shared.shard, &self.parts);
         let store = Arc::clone(&parts.store);
-        let machine = self
-            .shared
-            .tasks
-            .spawn_blocking(move || shard::Machine::open(shard, store))
-            .await;
+        let open = move || {
+            if !store.epoch(shard).is_settled() {
+                // A snapshot that was broken off has left something, which the log must not be applied to.
+                store.erase(shard)?;
+            }
+            shard::Machine::open(shard, store)
+        };
+        let machine = self.shared.tasks.spawn_blocking(open).await;
         let machine = match machine {
             Ok(Ok(machine)) => machine,
             Ok(Err(error)) if error.is_damage() => return Err(End::Damaged(in_full(&error))),
@@ -183,6 +208,7 @@ impl Life {
             shard,
             wal: Arc::clone(&parts.wal),
             peers: parts.peers.clone(),
+            links: parts.links.clone(),
             mark: machine.mark().cloned(),
             machine,
             observer: Arc::new(move |observed| shared.observe(observed)),
@@ -212,6 +238,7 @@ impl Life {
             return end;
         };
         // It may still vote and store what the others have in hand, until they can do without it.
+        group.must_not_lead();
         self.tell_nobody();
         tokio::select! {
             _ = group.failed() => End::Damaged(reason),

@@ -11,6 +11,7 @@ mod life;
 mod rebuild;
 mod registry;
 mod retention;
+mod sync;
 mod watch;
 
 #[cfg(test)]
@@ -18,27 +19,35 @@ mod tests;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::warn;
 
-use crate::consensus::{self, Group, Leadership, Role, Status};
+use crate::consensus::{self, Group, Leadership, Quorum, Role, Status};
 use crate::env::clock::Clock;
 use crate::env::disk::{Disk, Level, Room};
-use crate::link::Peers;
+use crate::link::{Links, Peers};
 use crate::shard::{self, Command, View};
-use crate::store::{Reader, TopicStore};
+use crate::store::{Lease, Reader, TopicStore};
 use crate::types::{ByteCount, LogIndex, LogPosition, PeerId, TopicName, Vertex};
 use crate::wal::RaftLog;
 use frozen::Frozen;
 use life::{Life, State};
+use retention::Lull;
 
 pub use error::Error;
 pub use ledger::{Ledger, Standing};
 pub use life::Phase;
 pub use registry::Replicas;
 pub use watch::TopicWatch;
+
+/// A follower that was behind when leadership was to be given to it may have caught up after this.
+const HAND_OVER_PAUSE: Duration = Duration::from_millis(20);
+/// When nobody could take over so many times, everybody is about to stop.
+const HAND_OVER_TRIES: u32 = 10;
 
 /// How fresh a read must be (guarantee G4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,6 +92,8 @@ pub struct Parts {
     pub store: Arc<dyn TopicStore>,
     /// The other peers.
     pub peers: Peers,
+    /// What is known of the links to them.
+    pub links: Links,
     /// Where files are kept.
     pub disk: Arc<dyn Disk>,
     /// A folder for snapshots that come in; each replica has its own within.
@@ -117,6 +128,7 @@ struct Shared {
     options: Options,
     waiters: watch::Waiters,
     frozen: Frozen,
+    lull: Lull,
     state: tokio::sync::watch::Sender<State>,
     leadership: tokio::sync::watch::Sender<Leadership>,
     stop: CancellationToken,
@@ -141,6 +153,7 @@ impl Replica {
             options,
             waiters: watch::Waiters::default(),
             frozen: Frozen::default(),
+            lull: Lull::default(),
             state: tokio::sync::watch::Sender::new(State::default()),
             leadership: tokio::sync::watch::Sender::new(life::NOBODY),
             stop: CancellationToken::new(),
@@ -185,8 +198,8 @@ impl Replica {
     /// Proposes a command and waits until it is on the disks of a majority and applied here.
     ///
     /// # Errors
-    /// [`Error::TooLarge`], [`Error::StorageFull`], [`Error::Starting`], [`Error::Damaged`] and [`Error::Consensus`] with `NotLeader`: it
-    /// certainly did not happen. [`Error::OutcomeUnknown`]: it may have.
+    /// [`Error::TooLarge`], [`Error::StorageFull`], [`Error::Starting`], [`Error::Damaged`] and [`Error::Consensus`] with `NotLeader` or
+    /// `NoQuorum`: it certainly did not happen. [`Error::OutcomeUnknown`], and `OutcomeUnknown` of the group: it may have.
     pub async fn propose(&self, command: Command, deadline: Instant) -> Result<Proposed, Error> {
         let shard = self.shared.shard;
         let group = self.serving()?;
@@ -248,6 +261,8 @@ impl Replica {
     /// [`Error::Consensus`] when this replica does not lead and should, or no majority confirms it; [`Error::Starting`] and [`Error::Damaged`] when
     /// it does not hold the shard now; [`Error::Deadline`] when the deadline comes first.
     pub async fn read(&self, consistency: Consistency, deadline: Instant) -> Result<Read, Error> {
+        // Taken before it is known that the replica serves: rows that are dropped or replaced from then on are not read under it.
+        let view = self.view();
         let (shard, group) = (self.shared.shard, self.serving()?);
         match consistency {
             Consistency::Eventual => {}
@@ -259,10 +274,10 @@ impl Replica {
                     .map_err(|_| Error::Deadline { shard })??;
             }
         }
-        Ok(self.view_now(&group))
+        Ok(Self::seen(&group, view))
     }
 
-    fn view_now(&self, group: &Group) -> Read {
+    fn seen(group: &Group, view: View) -> Read {
         let leadership = *group.leadership().borrow();
         let status = group.status();
         let lag = match (status.committed, status.applied) {
@@ -274,33 +289,36 @@ impl Replica {
             (None, _) => None,
         };
         Read {
-            view: self.view(),
+            view,
             lag,
             is_leader: status.role == Role::Leader,
             leader: leadership.leader,
         }
     }
 
-    /// Waits until this replica leads and has applied an entry of its own term, so that it knows everything that was ever acknowledged.
+    /// Waits until this replica leads and has applied an entry of its own term, so that it knows everything that was ever acknowledged. One that can
+    /// reach no majority may have been replaced without knowing.
     async fn ready(&self, group: &Group, deadline: Instant) -> Result<(), Error> {
         let shard = self.shared.shard;
         let mut leadership = group.leadership();
         loop {
-            let now = *leadership.borrow_and_update();
-            if now.is_ready {
+            let is_ready = leadership.borrow_and_update().is_ready;
+            if !is_ready && group.status().role != Role::Leader {
+                return Err(Error::Consensus(group.not_leader()));
+            }
+            group.check_quorum()?;
+            if is_ready {
                 return Ok(());
             }
-            let leads = group.status().role == Role::Leader;
-            if !leads {
-                return Err(Error::Consensus(consensus::Error::NotLeader {
-                    shard,
-                    leader: now.leader,
-                    term: now.term,
-                }));
-            }
-            match tokio::time::timeout_at(deadline, leadership.changed()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) => {
+            let changed = async {
+                tokio::select! {
+                    changed = leadership.changed() => changed.is_ok(),
+                    () = group.quorum_lost() => true,
+                }
+            };
+            match tokio::time::timeout_at(deadline, changed).await {
+                Ok(true) => {}
+                Ok(false) => {
                     return Err(Error::Consensus(consensus::Error::Stopped { shard }));
                 }
                 Err(_) => return Err(Error::Deadline { shard }),
@@ -325,6 +343,7 @@ impl Replica {
                 committed: None,
                 applied: None,
                 replicas: Vec::new(),
+                quorum: Quorum::default(),
             },
         }
     }
@@ -334,12 +353,21 @@ impl Replica {
         self.shared.leadership.subscribe()
     }
 
-    /// The rows as they are now, for tests and for an operator who reads one replica.
+    /// The rows, until they are dropped or a snapshot takes their place: reads under this view then end with an error. Says nothing of whether
+    /// the replica serves.
     pub fn view(&self) -> View {
-        View::new(
-            self.shared.shard,
-            Arc::<dyn TopicStore>::clone(&self.shared.store),
-        )
+        let (store, shard) = (Arc::clone(&self.shared.store), self.shared.shard);
+        View::new(shard, Arc::new(Lease::new(store, shard)))
+    }
+
+    /// Takes note that rows of this replica were met that cannot be what was written, so that it is made again from the others.
+    pub fn blame(&self, error: &Arc<shard::Error>) {
+        let shard = self.shared.shard;
+        // Rows of a life that is over are no longer here.
+        if error.is_damage() && self.phase() == Phase::Serving {
+            let cause = Arc::<shard::Error>::clone(error);
+            self.shared.store.blame(shard, cause);
+        }
     }
 
     /// The rows as they were right after a [`Command::Barrier`] at this entry, which is kept for about a minute; waits until it is applied here.
@@ -357,6 +385,34 @@ impl Replica {
         let aged = self.shared.wal.aged(self.shared.shard, keep);
         if let (Some(group), Some(upto)) = (self.group(), aged) {
             group.compact(upto).await;
+        }
+    }
+
+    /// Gives leadership to another replica, if this one has it and another one can take it, and waits until that one leads, or for the deadline. The
+    /// peer is about to stop: from now on this replica is given no leadership, and goes on as a follower.
+    pub async fn hand_over(&self, deadline: Instant) {
+        let Some(group) = self.group() else { return };
+        group.must_not_lead();
+        let is_needed = || {
+            let Status { role, quorum, .. } = group.status();
+            role == Role::Leader && quorum.voters > 1 && quorum.has_majority()
+        };
+        let handing_over = async {
+            for _ in 0..HAND_OVER_TRIES {
+                if is_needed() {
+                    group.hand_over().await;
+                }
+                if !is_needed() {
+                    return;
+                }
+                tokio::time::sleep(HAND_OVER_PAUSE).await;
+            }
+        };
+        if tokio::time::timeout_at(deadline, handing_over)
+            .await
+            .is_err()
+        {
+            warn!(shard = %self.shared.shard, "leadership could not be handed over in time");
         }
     }
 

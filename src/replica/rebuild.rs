@@ -1,9 +1,9 @@
 //! How a replica that is not whole is made again from the others.
 //!
 //! It hands leadership over, asks the leader whether the others can do without it, and keeps everything until they can. Then, in this order: its group is
-//! stopped; its next incarnation is written down, with the duty to drop what it held; the log and the rows of the shard are dropped; that is written
-//! down; the group starts under the new Raft id, and asks to be let in. A peer that is killed in between goes on at the next start.
-//! The only replica of a shard is never dropped, whatever it lost.
+//! stopped; it asks once more, because only now it cannot take on more that the others lack; its next incarnation is written down, with the duty to drop what it
+//! held; the log and the rows of the shard are dropped; that is written down; the group starts under the new Raft id, and asks to be let in. A peer that is killed
+//! in between goes on at the next start. The only replica of a shard is never dropped, whatever it lost.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use tracing::{debug, error, info, warn};
 
 use super::error::in_full;
 use super::life::{End, Life, Phase};
-use crate::consensus::{self, Admission, Answer, Group, Intent};
+use crate::consensus::{self, Admission, Answer, Group, Intent, LEAVE_MAX};
 use crate::types::{ByteCount, Incarnation, LogIndex, PeerId};
 use crate::wal::Op;
 
@@ -22,8 +22,8 @@ use crate::wal::Op;
 const ASK_PAUSE_MIN: Duration = Duration::from_millis(50);
 /// … and each time after twice as long, up to this.
 const ASK_PAUSE_MAX: Duration = Duration::from_secs(2);
-/// Reads that had begun when the replica ceased to serve have ended after this, and never see rows that are being dropped.
-const READS_END: Duration = Duration::from_secs(1);
+/// How often a replica whose group is stopped asks for leave before it takes part again: the others may need its vote.
+const LEAVE_TRIES: usize = 5;
 /// What is read at once of a log that is looked through for damage.
 const LOG_STEP: ByteCount = ByteCount(1 << 20);
 
@@ -64,7 +64,7 @@ impl Life {
                 let end = LogIndex(last.0 + 1);
                 match wal.entries(shard, next..end, LOG_STEP) {
                     Ok(entries) => next = entries.last()?.position.index.next(),
-                    Err(error @ crate::wal::Error::Damaged { .. }) => return Some(in_full(&error)),
+                    Err(error) if error.is_damage() => return Some(in_full(&error)),
                     Err(_) => return None,
                 }
             }
@@ -93,12 +93,8 @@ impl Life {
             if let Some(group) = group {
                 group.hand_over().await;
             }
-            match self.ask(Intent::Leaving).await {
-                Some(Answer::MayLeave) => {
-                    info!(%shard, "the other replicas can do without this one");
-                    return End::Released;
-                }
-                answer => debug!(%shard, ?answer, "this replica must keep what it holds for now"),
+            if self.has_leave().await {
+                return End::Released;
             }
             self.rest(pause).await;
             pause = (pause * 2).min(ASK_PAUSE_MAX);
@@ -106,11 +102,36 @@ impl Life {
         End::Stopped
     }
 
+    /// Asks for leave again, now that the group is stopped. What this replica acknowledged until then the others have to hold, too.
+    pub(super) async fn take_leave(&self) -> End {
+        let mut pause = ASK_PAUSE_MIN;
+        for _ in 0..LEAVE_TRIES {
+            if self.has_leave().await {
+                info!(shard = %self.shared.shard, "the other replicas can do without this one");
+                return End::Over;
+            }
+            self.rest(pause).await;
+            pause *= 2;
+        }
+        End::Failed("the other replicas cannot do without this one now".to_owned())
+    }
+
+    async fn has_leave(&self) -> bool {
+        let (shard, asked) = (self.shared.shard, Instant::now());
+        match self.ask(Intent::Leaving).await {
+            // Later on another leader may have allowed it to another replica.
+            Some(Answer::MayLeave) => asked.elapsed() <= LEAVE_MAX,
+            answer => {
+                debug!(%shard, ?answer, "this replica must keep what it holds for now");
+                false
+            }
+        }
+    }
+
     /// Writes down that a new life begins. When that fails the old one goes on.
-    pub(super) async fn begin_anew(&self) {
-        self.rest(READS_END).await;
+    pub(super) async fn begin_anew(&self) -> Result<(), String> {
         if self.shared.stop.is_cancelled() {
-            return;
+            return Ok(());
         }
         let (ledger, shard) = (Arc::clone(&self.parts.ledger), self.shared.shard);
         let seconds = self.parts.clock.now().0 / 1_000_000_000;
@@ -119,24 +140,40 @@ impl Life {
             let next = Incarnation(ledger.standing(shard).incarnation.0.saturating_add(1));
             ledger.renew(shard, next.max(now))
         });
-        if let Ok(Err(error)) = renewed.await {
-            warn!(%shard, error = %in_full(&error), "the next life of the replica could not be written down");
-        }
+        let renewed = renewed.await.map_err(|error| error.to_string())?;
+        renewed.map_err(|error| {
+            format!(
+                "its next life could not be written down: {}",
+                in_full(&error)
+            )
+        })
     }
 
-    /// Drops what the shard holds on this peer.
-    pub(super) async fn reset(&self) -> Result<(), String> {
-        let shard = self.shared.shard;
+    /// Waits until all that an earlier group of the shard has given to the log is on disk. A new one takes what it finds there for durable, and would
+    /// vouch for entries and votes that a power cut takes back.
+    pub(super) async fn settle_log(&self) -> Result<(), String> {
+        let (shard, entries) = (self.shared.shard, Vec::new());
+        self.submit(Op::Append { shard, entries }).await
+    }
+
+    /// Gives an operation to the log and waits until it is on disk, with all before it.
+    async fn submit(&self, op: Op) -> Result<(), String> {
         let (done, is_done) = oneshot::channel();
-        let (wal, store) = (Arc::clone(&self.parts.wal), Arc::clone(&self.parts.store));
+        let wal = Arc::clone(&self.parts.wal);
         let submitted = self.shared.tasks.spawn_blocking(move || {
             let done = Box::new(move |result| drop(done.send(result)));
-            wal.submit(vec![Op::Reset { shard }], done)
+            wal.submit(vec![op], done)
         });
         let submitted = submitted.await.map_err(|error| error.to_string())?;
         submitted.map_err(|error| in_full(&error))?;
         let written = is_done.await.map_err(|error| error.to_string())?;
-        written.map_err(|error| in_full(&error))?;
+        written.map_err(|error| in_full(&error))
+    }
+
+    /// Drops what the shard holds on this peer.
+    pub(super) async fn reset(&self) -> Result<(), String> {
+        let (shard, store) = (self.shared.shard, Arc::clone(&self.parts.store));
+        self.submit(Op::Reset { shard }).await?;
         let ledger = Arc::clone(&self.parts.ledger);
         let dropped = self.shared.tasks.spawn_blocking(move || {
             let erased = store.erase(shard);
@@ -171,7 +208,7 @@ impl Life {
                 Some(Answer::Refused { why }) => {
                     warn!(%shard, why, "not let in; trying as a later life");
                     self.rest(ASK_PAUSE_MAX).await;
-                    return Err(End::Released);
+                    return Err(End::Over);
                 }
                 // Soon there.
                 Some(Answer::CatchingUp | Answer::Member) => pause = ASK_PAUSE_MIN,

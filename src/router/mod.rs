@@ -1,19 +1,23 @@
 //! Who answers a call: this peer, another one, or nobody yet.
 //!
 //! A [`Search`] walks over the replicas of one vertex: the leader that is known, then the owner, then the others in bit order, each once in
-//! a round. After a round the caller waits and asks again. What is learned on the way ([`Router::learn`], [`Router::forget`]) is kept for
+//! a round, and those that are gone after all others. After a round the caller waits and asks again. What is learned on the way ([`Router::learn`], [`Router::forget`]) is kept for
 //! the next call. Never sends anything and knows no protocol. Begin with [`Search::step`].
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::cluster::Cluster;
 use crate::types::{PeerId, Term, Vertex};
 
+/// Tells whether nobody hears from a peer, neither this one nor any that could pass a call on.
+pub type Gone = Arc<dyn Fn(PeerId) -> bool + Send + Sync>;
+
 /// Remembers who led each shard when it was last heard of.
-#[derive(Debug)]
 pub struct Router {
     cluster: Cluster,
+    gone: Gone,
     /// At most one entry for each vertex of the cube.
     leaders: Mutex<BTreeMap<Vertex, Leader>>,
 }
@@ -49,9 +53,10 @@ pub enum Step {
 
 impl Router {
     /// A router that knows no leader yet.
-    pub fn new(cluster: Cluster) -> Self {
+    pub fn new(cluster: Cluster, gone: Gone) -> Self {
         Self {
             cluster,
+            gone,
             leaders: Mutex::new(BTreeMap::new()),
         }
     }
@@ -59,6 +64,11 @@ impl Router {
     /// The cluster that calls are routed in.
     pub fn cluster(&self) -> &Cluster {
         &self.cluster
+    }
+
+    /// Whether there is no way to a peer.
+    pub fn is_gone(&self, peer: PeerId) -> bool {
+        peer != self.cluster.this() && (self.gone)(peer)
     }
 
     /// Begins the search for who answers for a vertex.
@@ -116,6 +126,14 @@ impl Router {
     }
 }
 
+impl fmt::Debug for Router {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Router")
+            .field("leaders", &self.leaders)
+            .finish_non_exhaustive()
+    }
+}
+
 /// The way of one call over the replicas of a vertex.
 #[derive(Debug)]
 pub struct Search<'a> {
@@ -145,7 +163,7 @@ impl Search<'_> {
         }
     }
 
-    /// Every replica, the likeliest first.
+    /// Every replica, the likeliest first, those that are gone last.
     fn candidates(&self) -> Vec<PeerId> {
         let cluster = &self.router.cluster;
         let replicas = cluster.replicas(self.vertex);
@@ -154,7 +172,10 @@ impl Search<'_> {
             Aim::Replica => Some(cluster.this()).filter(|this| replicas.contains(this)),
         };
         let others = replicas.into_iter().filter(|peer| Some(*peer) != preferred);
-        preferred.into_iter().chain(others).collect()
+        let mut candidates: Vec<PeerId> = preferred.into_iter().chain(others).collect();
+        // Stable: otherwise the order stays. Who is gone may be back, so it is not left out.
+        candidates.sort_by_cached_key(|peer| self.router.is_gone(*peer));
+        candidates
     }
 }
 

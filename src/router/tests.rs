@@ -1,8 +1,14 @@
+use std::sync::Arc;
+
 use super::{Aim, Leader, Router, Step};
 use crate::cluster::{Cluster, Member, Options};
 use crate::types::{Dimension, PeerId, Term, Vertex};
 
 fn router(this: u16) -> Router {
+    router_without(this, &[])
+}
+
+fn router_without(this: u16, gone: &'static [u16]) -> Router {
     let dimension = Dimension::new(3).unwrap();
     let members = dimension
         .vertices()
@@ -18,7 +24,8 @@ fn router(this: u16) -> Router {
         dimension,
         replication_factor: 4,
     };
-    Router::new(Cluster::new(options).unwrap())
+    let gone = Arc::new(|peer: PeerId| gone.contains(&peer.0));
+    Router::new(Cluster::new(options).unwrap(), gone)
 }
 
 fn vertex(bits: &str) -> Vertex {
@@ -111,4 +118,16 @@ fn peer_that_answered_is_asked_first_the_next_time() {
     assert_eq!(router.leader(vertex("100")), Some(leader(6, 5)));
     router.confirm(vertex("100"), PeerId(0));
     assert_eq!(router.search(vertex("100"), Aim::Leader).step(), peer(0));
+}
+
+#[test]
+fn peers_that_are_gone_are_asked_last() {
+    // REQ D7
+    let router = router_without(5, &[4, 5, 6]);
+    let mut search = router.search(vertex("100"), Aim::Leader);
+    let steps: Vec<Step> = (0..5).map(|_| search.step()).collect();
+    // What is said of the peer itself does not count.
+    assert_eq!(steps, [Step::Here, peer(0), peer(4), peer(6), Step::Wait]);
+    router.learn(vertex("100"), leader(6, 2));
+    assert_eq!(router.search(vertex("100"), Aim::Leader).step(), Step::Here);
 }

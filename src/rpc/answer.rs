@@ -11,6 +11,7 @@ use super::{convert, wire};
 use crate::broker::Freshness;
 use crate::cluster::Cluster;
 use crate::consensus::{Member, Role, Status};
+use crate::link::LinkMap;
 use crate::shard::{Subscription, TopicRow};
 use crate::types::{Limits, Name, Offset, PeerId, Retention, StoredBatch, Timestamp, Vertex};
 
@@ -171,22 +172,38 @@ fn state(role: Role) -> ReplicaState {
     }
 }
 
+/// What an answer about replicas is made of.
+#[derive(Debug, Clone, Copy)]
+pub struct Sight<'a> {
+    /// Who is where.
+    pub cluster: &'a Cluster,
+    /// Who hears whom.
+    pub links: &'a LinkMap,
+}
+
 /// Every replica of a shard, the owner's first, as the replica of this peer knows them.
-pub fn replicas(cluster: &Cluster, vertex: Vertex, status: &Status) -> Vec<proto::Replica> {
+pub fn replicas(sight: Sight<'_>, vertex: Vertex, status: &Status) -> Vec<proto::Replica> {
     let known = |peer| status.replicas.iter().find(|member| member.peer == peer);
-    cluster
+    sight
+        .cluster
         .replicas(vertex)
         .into_iter()
-        .map(|peer| replica(cluster, peer, known(peer), status))
+        .map(|peer| replica(sight, peer, known(peer), status))
         .collect()
 }
 
 fn replica(
-    cluster: &Cluster,
+    sight: Sight<'_>,
     peer: PeerId,
     member: Option<&Member>,
     status: &Status,
 ) -> proto::Replica {
+    let cluster = sight.cluster;
+    let is_reachable = if sight.links.is_reachable(peer) {
+        Some(true)
+    } else {
+        sight.links.is_gone(peer).then_some(false)
+    };
     let is_leading = status.role == Role::Leader;
     let is_voter = member.map(|member| member.is_voter);
     let matched = member
@@ -201,9 +218,15 @@ fn replica(
         peer: u32::from(peer.0),
         address: cluster.address(peer).unwrap_or_default().to_owned(),
         role: is_voter.map_or(ReplicaRole::Unspecified, role).into(),
-        state: member_state(cluster, peer, is_voter, status).into(),
+        state: if is_reachable == Some(false) {
+            ReplicaState::Unspecified
+        } else {
+            member_state(cluster, peer, is_voter, status)
+        }
+        .into(),
         matched_index: matched.map(|index| index.0),
         lag_entries: lag,
+        is_reachable,
     }
 }
 
@@ -233,11 +256,12 @@ fn member_state(
 
 /// What this peer knows of its own replica of a shard.
 pub fn shard_status(
-    cluster: &Cluster,
+    sight: Sight<'_>,
     vertex: Vertex,
     status: &Status,
     topic_count: u64,
 ) -> proto::ShardStatus {
+    let cluster = sight.cluster;
     let own = status
         .replicas
         .iter()
@@ -256,7 +280,7 @@ pub fn shard_status(
         committed_index: status.committed.map(|index| index.0),
         applied_index: status.applied.map(|index| index.0),
         topic_count,
-        replicas: replicas(cluster, vertex, status),
+        replicas: replicas(sight, vertex, status),
         problem: String::new(),
         incarnation: 0,
     }

@@ -5,7 +5,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
 use super::channel;
@@ -14,8 +17,10 @@ use super::facts::Facts;
 use super::forward::{self, Answered, Ask, Attempt, Failed, Failure, Places};
 use super::layers::Edge;
 use super::operation::{Checks, Here, Operation, Resolve};
+use super::outage::Outage;
 use super::refusal;
-use crate::broker::{Broker, Directory, Kind, Unresolved};
+use super::verify::DIGESTS_AT_ONCE;
+use crate::broker::{self, Broker, Directory, Kind, Unresolved};
 use crate::cluster::Cluster;
 use crate::link::Peers;
 use crate::proto::peer::v1 as peer_proto;
@@ -37,6 +42,10 @@ pub struct Parts {
     pub limits: Limits,
     /// What the process knows of itself.
     pub facts: Facts,
+    /// Takes the order to make this peer fail; who has built it obeys.
+    pub outage: watch::Sender<Option<Outage>>,
+    /// Ends what has no end of its own: the peer takes no more calls.
+    pub drain: CancellationToken,
 }
 
 /// Serves calls. A cheap handle.
@@ -45,17 +54,25 @@ pub struct Api {
     pub(super) parts: Arc<Parts>,
     pub(super) router: Arc<Router>,
     pub(super) edge: Edge,
+    /// Places of those who watch the cluster.
+    pub(super) watchers: Arc<Semaphore>,
+    /// Taken by whoever reads a whole replica.
+    pub(super) digests: Arc<Semaphore>,
 }
 
 impl Api {
     /// An API on these parts.
     pub fn new(parts: Parts) -> Self {
-        let router = Arc::new(Router::new(parts.cluster.clone()));
+        let links = parts.peers.links().clone();
+        let gone = Arc::new(move |peer| links.now().is_gone(peer));
+        let router = Arc::new(Router::new(parts.cluster.clone(), gone));
         let edge = Edge::new(parts.cluster.this(), &parts.limits, parts.facts.trace_seed);
         Self {
             parts: Arc::new(parts),
             router,
             edge,
+            watchers: super::watch::seats(),
+            digests: Arc::new(Semaphore::new(DIGESTS_AT_ONCE)),
         }
     }
 
@@ -134,7 +151,6 @@ impl Api {
         let places = Places {
             this: self.cluster().this(),
             owner: self.cluster().home(vertex),
-            voters: self.cluster().voters(vertex),
             quorum: self.cluster().quorum(),
             replicas: self.cluster().replicas(vertex).len(),
         };
@@ -168,18 +184,28 @@ impl Api {
                     );
                 }
                 let mut response = Response::new(answer);
-                context::tag(response.metadata_mut(), self.cluster(), peer);
+                self.tag(response.metadata_mut(), peer);
                 Ok(response)
             }
             Err(failed) => Err(self.fail(failed)),
         }
     }
 
+    /// Writes down who gave an answer, and by which way calls to it go now.
+    fn tag(&self, metadata: &mut MetadataMap, peer: PeerId) {
+        let road = if peer == self.cluster().this() {
+            Vec::new()
+        } else {
+            self.parts.peers.road(peer)
+        };
+        context::tag(metadata, self.cluster(), &road);
+    }
+
     /// The status with who gave it.
     pub(super) fn fail(&self, failed: Failed) -> Status {
         let Failed { mut status, peer } = failed;
         if let Some(peer) = peer {
-            context::tag(status.metadata_mut(), self.cluster(), peer);
+            self.tag(status.metadata_mut(), peer);
         }
         status
     }
@@ -227,7 +253,12 @@ impl<O: Operation> Attempt for Forwarding<'_, O> {
             deadline: self.context.deadline,
         };
         let result = self.operation.serve(self.api, here).await;
-        result.map_err(|error| refusal::failure(error, self.api.cluster().this()))
+        result.map_err(|error| {
+            if let broker::Error::Rows { source, .. } = &error {
+                replica.blame(source);
+            }
+            refusal::failure(error, self.api.cluster().this())
+        })
     }
 
     async fn there(&self, peer: PeerId) -> Result<O::Response, Failure> {

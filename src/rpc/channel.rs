@@ -13,6 +13,7 @@ use tonic_types::StatusExt;
 
 use super::context::{Context, FORWARDED_BY, TRACE_PARENT};
 use super::forward::Failure;
+use super::layers::RELAY_FACT;
 use super::status::reason;
 use crate::link::{self, Peers};
 use crate::router::Leader;
@@ -21,7 +22,7 @@ use crate::types::{PeerId, Term};
 /// An answer holds at most the messages of one request, with their envelopes.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 
-/// Forwards a call to a peer.
+/// Forwards a call to a peer. One that is gone is not dialled: that could take as long as the caller waits.
 ///
 /// # Errors
 /// [`Failure`] says whether it may have been done.
@@ -38,6 +39,9 @@ where
     let Some(channel) = peers.channel(peer) else {
         return Err(Failure::Unreached);
     };
+    if peers.links().now().is_gone(peer) {
+        return Err(Failure::Unreached);
+    }
     let mut request = peers.request(request);
     let metadata = request.metadata_mut();
     metadata.insert(FORWARDED_BY, this.0.into());
@@ -68,9 +72,11 @@ fn classify(status: Status) -> Failure {
         Some(ErrorReason::NotLeader) => Failure::NotLeader(hint(&status)),
         Some(ErrorReason::OutcomeUnknown) => Failure::Unknown,
         Some(ErrorReason::ReplicaDamaged) => Failure::Damaged(status),
+        Some(ErrorReason::NoQuorum) => Failure::NoQuorum(status),
+        // A peer on the road says that it could not pass the call on.
+        Some(ErrorReason::PeerUnreachable) if has_fact(&status, RELAY_FACT) => Failure::Unreached,
         Some(
             ErrorReason::NoLeader
-            | ErrorReason::NoQuorum
             | ErrorReason::Starting
             | ErrorReason::ShuttingDown
             | ErrorReason::StorageFailed,
@@ -85,6 +91,11 @@ fn classify(status: Status) -> Failure {
             _ => Failure::Unknown,
         },
     }
+}
+
+fn has_fact(status: &Status, key: &str) -> bool {
+    let info = status.get_details_error_info();
+    info.is_some_and(|info| info.metadata.contains_key(key))
 }
 
 /// The leader that a peer named.
@@ -149,6 +160,14 @@ mod tests {
             classify(Status::unimplemented("older")),
             Failure::Final(_)
         ));
+    }
+
+    #[test]
+    fn road_that_ends_early_has_done_nothing() {
+        let fault = Fault::new(ErrorReason::PeerUnreachable, "its link is down");
+        let said_by_a_relay = fault.clone().with(RELAY_FACT, 2).into_status();
+        assert!(matches!(classify(said_by_a_relay), Failure::Unreached));
+        assert!(matches!(classify(fault.into_status()), Failure::Final(_)));
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! `cubecast.v1.ClusterService`: what an operator calls.
 //!
-//! So far it tells who belongs to the cluster, and compares replicas. Begin with [`ClusterApi`].
+//! Each method is one line: what a call does is in `node.rs`, `watch.rs`, `fault.rs` and `verify.rs`. Begin with [`ClusterApi`].
 
 use cubecast_sdk::proto::v1 as proto;
 use tonic::{Request, Response, Status};
 
 use super::api::Api;
-use super::{Never, refusal};
+use super::refusal;
+use super::watch::Changes;
 use crate::proto::v1::cluster_service_server::ClusterService;
 
 /// Serves an [`Api`].
@@ -15,7 +16,7 @@ pub struct ClusterApi(pub Api);
 
 #[tonic::async_trait]
 impl ClusterService for ClusterApi {
-    type WatchClusterStream = Never<proto::WatchClusterResponse>;
+    type WatchClusterStream = Changes;
 
     async fn get_cluster(
         &self,
@@ -28,7 +29,7 @@ impl ClusterService for ClusterApi {
         &self,
         _: Request<proto::WatchClusterRequest>,
     ) -> Result<Response<Self::WatchClusterStream>, Status> {
-        Err(self.0.refuse(refusal::not_implemented("WatchCluster")))
+        self.0.watch_cluster()
     }
 
     async fn join_cluster(
@@ -61,16 +62,23 @@ impl ClusterService for ClusterApi {
 
     async fn inject_fault(
         &self,
-        _: Request<proto::InjectFaultRequest>,
+        request: Request<proto::InjectFaultRequest>,
     ) -> Result<Response<proto::InjectFaultResponse>, Status> {
-        Err(self.0.refuse(refusal::not_implemented("InjectFault")))
+        self.0.inject_fault(request)
     }
 
     async fn clear_faults(
         &self,
-        _: Request<proto::ClearFaultsRequest>,
+        request: Request<proto::ClearFaultsRequest>,
     ) -> Result<Response<proto::ClearFaultsResponse>, Status> {
-        Err(self.0.refuse(refusal::not_implemented("ClearFaults")))
+        self.0.clear_faults(request)
+    }
+
+    async fn list_faults(
+        &self,
+        _: Request<proto::ListFaultsRequest>,
+    ) -> Result<Response<proto::ListFaultsResponse>, Status> {
+        self.0.list_faults()
     }
 
     async fn verify_replicas(

@@ -16,7 +16,7 @@ use crate::types::PeerId;
 pub const FORWARDED_BY: &str = "cubecast-forwarded-by";
 /// Tells the bits of the vertex of the peer that answered.
 pub const SERVED_BY: &str = "cubecast-served-by";
-/// Tells the way of a call: `011>100`.
+/// Tells the way of a call: `011>100`, with those between that passed it on: `011>010>100`.
 pub const ROUTE: &str = "cubecast-route";
 /// Carries the trace (W3C Trace Context).
 pub const TRACE_PARENT: &str = "traceparent";
@@ -86,19 +86,17 @@ fn forwarded_by(metadata: &MetadataMap) -> Result<Option<PeerId>, Fault> {
     }
 }
 
-/// Writes into the metadata of an answer who gave it, and by which way.
-pub fn tag(metadata: &mut MetadataMap, cluster: &Cluster, peer: PeerId) {
-    let bits = |peer| cluster.vertex_of(peer).map(|vertex| vertex.to_string());
-    let (Some(here), Some(there)) = (bits(cluster.this()), bits(peer)) else {
-        return;
-    };
-    let route = if peer == cluster.this() {
-        here
-    } else {
-        format!("{here}>{there}")
-    };
+/// Writes into the metadata of an answer who gave it, and by which way: the peers after this one, the one that gave it last.
+pub fn tag(metadata: &mut MetadataMap, cluster: &Cluster, road: &[PeerId]) {
+    let bits = |peer: &PeerId| cluster.vertex_of(*peer).map(|vertex| vertex.to_string());
+    let here = cluster.this();
+    let road: Option<Vec<String>> = std::iter::once(&here).chain(road).map(bits).collect();
+    let Some(road) = road else { return };
     // Bits and `>` are always a header value.
-    if let (Ok(served_by), Ok(route)) = (there.parse(), route.parse()) {
+    if let (Some(Ok(served_by)), Ok(route)) = (
+        road.last().map(|served_by| served_by.parse()),
+        road.join(">").parse(),
+    ) {
         metadata.insert(SERVED_BY, served_by);
         metadata.insert(ROUTE, route);
     }

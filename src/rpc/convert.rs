@@ -180,6 +180,15 @@ pub fn shard(index: u32, cluster: &Cluster) -> Result<Vertex, Fault> {
     vertex.ok_or_else(|| invalid("shard", format!("the cube has no vertex {index}")))
 }
 
+/// The vertex that a caller names by its bits.
+pub fn vertex(text: &str, field: &'static str, cluster: &Cluster) -> Result<Vertex, Fault> {
+    let dimension = cluster.dimension();
+    let vertex = text.parse::<Vertex>().ok();
+    vertex
+        .filter(|vertex| vertex.dimension() == dimension)
+        .ok_or_else(|| invalid(field, format!("{text:?} is not {} bits", dimension.bits())))
+}
+
 /// How many topics a batch may have.
 pub fn batch_count(count: usize) -> Result<(), Fault> {
     let limit = BATCH_CREATE_TOPICS_MAX;
@@ -225,7 +234,8 @@ fn positive(number: Option<u64>, field: &'static str) -> Result<Option<u64>, Fau
     }
 }
 
-fn duration(duration: &prost_types::Duration, field: &'static str) -> Result<Duration, Fault> {
+/// A span of time.
+pub fn duration(duration: &prost_types::Duration, field: &'static str) -> Result<Duration, Fault> {
     let wrong = || invalid(field, format!("{field} is negative or no duration"));
     let seconds = u64::try_from(duration.seconds).map_err(|_| wrong())?;
     let nanos = u32::try_from(duration.nanos)

@@ -7,6 +7,7 @@ use tonic::{Request, Response, Status};
 use super::api::Api;
 use super::operation::{
     CreateShardTopics, ListShard, ListShardSubscriptions, Operation, RemoveSubscriptions, Resolve,
+    ShardTail,
 };
 use crate::proto::peer::v1 as proto;
 use crate::proto::peer::v1::directory_service_server::DirectoryService;
@@ -59,5 +60,12 @@ impl DirectoryService for DirectoryApi {
         request: Request<proto::RemoveSubscriptionsRequest>,
     ) -> Result<Response<proto::RemoveSubscriptionsResponse>, Status> {
         self.answer::<RemoveSubscriptions>(request).await
+    }
+
+    async fn shard_tail(
+        &self,
+        request: Request<proto::ShardTailRequest>,
+    ) -> Result<Response<proto::ShardTailResponse>, Status> {
+        self.answer::<ShardTail>(request).await
     }
 }

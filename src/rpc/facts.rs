@@ -17,7 +17,9 @@ pub struct Facts {
     pub has_fault_injection: bool,
     /// Random, so that the ids of traces that begin here differ from those of other peers and lives.
     pub trace_seed: u128,
-    /// Tells what changes.
+    /// Tells the time.
+    pub clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
+    /// Tells what changes. It looks at the disk's figures, so not for every call.
     pub now: Arc<dyn Fn() -> Now + Send + Sync>,
 }
 

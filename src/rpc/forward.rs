@@ -1,7 +1,7 @@
 //! The loop that brings a call to the replica that can answer it, and its answer back.
 //!
 //! A call is asked of one replica after another until one answers or the deadline comes; between rounds it waits a little for a new
-//! leader. A call that was forwarded here already is answered here or not at all, so no call goes in a circle. A write whose fate is
+//! leader, as long as there may be one: two rounds in which nobody could be part of a majority end the call (G6: at once). A call that was forwarded here already is answered here or not at all, so no call goes in a circle. A write whose fate is
 //! unknown is repeated only when it is repeatable (G8). Knows no messages: those are behind [`Attempt`]. Begin with [`run`].
 
 use std::future::Future;
@@ -20,7 +20,9 @@ use crate::types::{PeerId, Vertex};
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 /// The longest wait: a shard that has no leader for long is not asked more often.
 const PAUSE_MAX: Duration = Duration::from_millis(200);
-/// After so many rounds in which too few replicas could be reached for a majority, nobody waits any longer (G6: at once).
+/// After so many rounds without hope for a majority nobody waits any longer (G6: at once). The second look is for a link that was just made again.
+const HOPELESS_ROUNDS_MAX: u32 = 2;
+/// So many, when it is not certain that the replicas that did not answer are gone: a peer that starts is not listening yet.
 const UNREACHED_ROUNDS_MAX: u32 = 4;
 
 /// What a call wants of the cluster.
@@ -73,6 +75,8 @@ pub enum Failure {
     NotLeader(Option<Leader>),
     /// The peer cannot be reached, so nothing was done.
     Unreached,
+    /// The replica knows that no majority of the voters is within its reach, so nothing was done.
+    NoQuorum(Status),
     /// Nothing was done there, but another replica or a later attempt may succeed.
     Elsewhere(Status),
     /// Nothing was done there, because the replica is damaged. Another one may be whole (G7).
@@ -89,6 +93,7 @@ impl Failure {
             Self::NotLeader(Some(_)) => "names another leader",
             Self::NotLeader(None) => "does not lead",
             Self::Unreached => "unreached",
+            Self::NoQuorum(_) => "without a majority",
             Self::Elsewhere(_) => "unable",
             Self::Damaged(_) => "damaged",
             Self::Unknown => "outcome unknown",
@@ -131,7 +136,7 @@ pub async fn run<A: Attempt>(
     }
     let mut search = router.search(ask.vertex, ask.aim);
     let this = places.this;
-    let mut round = Round::new(places, *ask);
+    let mut round = Round::new(router, places, *ask);
     loop {
         if Instant::now() >= ask.deadline {
             return Err(Failed {
@@ -179,9 +184,7 @@ pub struct Places {
     pub this: PeerId,
     /// The home of the call's vertex.
     pub owner: PeerId,
-    /// The peers whose replicas vote.
-    pub voters: Vec<PeerId>,
-    /// How many of them make a majority.
+    /// How many replicas make a majority of those that vote, whichever those are at the moment.
     pub quorum: usize,
     /// How many replicas there are, the standbys too.
     pub replicas: usize,
@@ -202,9 +205,12 @@ async fn answer_forwarded<A: Attempt>(
                 is_owner_unreached: false,
             });
         }
-        Err(Failure::Final(status) | Failure::Elsewhere(status) | Failure::Damaged(status)) => {
-            status
-        }
+        Err(
+            Failure::Final(status)
+            | Failure::Elsewhere(status)
+            | Failure::NoQuorum(status)
+            | Failure::Damaged(status),
+        ) => status,
         Err(Failure::NotLeader(leader)) => not_leader(router, ask.vertex, leader),
         Err(Failure::Unreached) => not_leader(router, ask.vertex, None),
         Err(Failure::Unknown) => outcome_unknown(ask.vertex),
@@ -222,6 +228,7 @@ fn learn(router: &Router, vertex: Vertex, peer: PeerId, failure: &Failure) {
         Failure::NotLeader(Some(leader)) if leader.peer != peer => router.learn(vertex, *leader),
         Failure::NotLeader(_)
         | Failure::Unreached
+        | Failure::NoQuorum(_)
         | Failure::Elsewhere(_)
         | Failure::Damaged(_)
         | Failure::Unknown => router.forget(vertex, peer),
@@ -229,16 +236,14 @@ fn learn(router: &Router, vertex: Vertex, peer: PeerId, failure: &Failure) {
 }
 
 /// What has become of the call so far.
-struct Round {
+struct Round<'a> {
+    router: &'a Router,
     places: Places,
     ask: Ask,
     pause: Duration,
-    /// Replicas that answered something in this round, and could be part of the majority that the call needs.
-    reached: usize,
-    /// Replicas that said in this round that they are damaged.
-    damaged: usize,
-    /// Rounds in a row in which fewer replicas than a majority answered.
-    unreached_rounds: u32,
+    heard: Heard,
+    /// Rounds in a row without hope.
+    hopeless_rounds: u32,
     /// An attempt ended with its fate unknown.
     is_unknown: bool,
     is_owner_unreached: bool,
@@ -246,25 +251,51 @@ struct Round {
     last: Option<Status>,
 }
 
-impl Round {
-    fn new(places: Places, ask: Ask) -> Self {
+/// What the replicas said in one round. Each is asked once.
+#[derive(Debug, Default)]
+struct Heard {
+    /// Those that may lead before long.
+    hopeful: usize,
+    /// Those that follow another one, or nobody.
+    followers: Vec<Option<PeerId>>,
+    /// Those that know of no majority within their reach.
+    without_quorum: Vec<PeerId>,
+    /// What one of them said.
+    no_quorum: Option<Status>,
+    /// Those that are damaged.
+    damaged: usize,
+    /// Those that did not answer, although they are not known to be gone.
+    missed: usize,
+}
+
+impl Heard {
+    /// How many may serve before long. Whoever follows a leader that has no majority itself only has not heard of that yet.
+    fn hopeful(&self) -> usize {
+        let is_led_in_vain = |leader: &Option<PeerId>| {
+            leader.is_some_and(|peer| self.without_quorum.contains(&peer))
+        };
+        let followers = self.followers.iter();
+        self.hopeful + followers.filter(|leader| !is_led_in_vain(leader)).count()
+    }
+
+    /// How many are there.
+    fn reached(&self) -> usize {
+        self.hopeful + self.followers.len() + self.without_quorum.len()
+    }
+}
+
+impl<'a> Round<'a> {
+    fn new(router: &'a Router, places: Places, ask: Ask) -> Self {
         Self {
+            router,
             places,
             ask,
             pause: PAUSE_MIN,
-            reached: 0,
-            damaged: 0,
-            unreached_rounds: 0,
+            heard: Heard::default(),
+            hopeless_rounds: 0,
             is_unknown: false,
             is_owner_unreached: false,
             last: None,
-        }
-    }
-
-    /// A replica answered. A standby helps a read along, but no majority.
-    fn reach(&mut self, peer: PeerId) {
-        if self.ask.aim == Aim::Replica || self.places.voters.contains(&peer) {
-            self.reached += 1;
         }
     }
 
@@ -275,28 +306,37 @@ impl Round {
             // This attempt did nothing, but an earlier one may have.
             Failure::Final(_) if self.is_write_unknown() => return Err(outcome_unknown(vertex)),
             Failure::Final(status) => return Err(status),
-            Failure::NotLeader(_) => {
-                self.reach(peer);
+            Failure::NotLeader(leader) => {
+                self.heard.followers.push(leader.map(|leader| leader.peer));
                 self.last = Some(no_leader(vertex));
             }
             Failure::Unreached => {
                 self.is_owner_unreached |= peer == self.places.owner;
+                self.heard.missed += usize::from(!self.router.is_gone(peer));
                 self.last
                     .get_or_insert_with(|| unreachable_peer(vertex, peer));
             }
-            Failure::Elsewhere(status) => {
-                self.reach(peer);
+            Failure::NoQuorum(status) => {
+                self.heard.without_quorum.push(peer);
+                self.heard.no_quorum = Some(status.clone());
                 self.last = Some(status);
             }
-            // It is no part of a majority, so that it is not counted as reached.
+            Failure::Elsewhere(status) => {
+                self.heard.hopeful += 1;
+                self.last = Some(status);
+            }
+            // It is no part of a majority.
             Failure::Damaged(status) => {
-                self.damaged += 1;
+                self.heard.damaged += 1;
                 self.last = Some(status);
             }
             Failure::Unknown if self.ask.fate == Fate::Single => {
                 return Err(outcome_unknown(vertex));
             }
-            Failure::Unknown => self.is_unknown = true,
+            Failure::Unknown => {
+                self.heard.hopeful += 1;
+                self.is_unknown = true;
+            }
         }
         Ok(())
     }
@@ -308,28 +348,52 @@ impl Round {
 
     /// Begins the next round after the time returned; an error ends the call.
     fn next(&mut self) -> Result<Duration, Status> {
-        // Each replica is asked once in a round.
-        if self.damaged >= self.places.replicas && !self.is_write_unknown() {
+        let heard = std::mem::take(&mut self.heard);
+        if heard.damaged >= self.places.replicas && !self.is_write_unknown() {
             return Err(data_lost(self.ask.vertex));
         }
-        let needed = if self.ask.aim == Aim::Leader {
-            self.places.quorum
+        if self.has_hope(&heard) {
+            self.hopeless_rounds = 0;
         } else {
-            1
+            self.hopeless_rounds += 1;
+        }
+        let rounds_max = if heard.missed == 0 {
+            HOPELESS_ROUNDS_MAX
+        } else {
+            UNREACHED_ROUNDS_MAX
         };
-        if self.reached < needed && !self.is_unknown {
-            self.unreached_rounds += 1;
-        } else {
-            self.unreached_rounds = 0;
+        if self.hopeless_rounds >= rounds_max {
+            return Err(self.without_quorum(heard));
         }
-        if self.unreached_rounds >= UNREACHED_ROUNDS_MAX {
-            return Err(no_quorum(self.ask.vertex, needed, self.reached));
-        }
-        (self.reached, self.damaged) = (0, 0);
         let left = self.ask.deadline.saturating_duration_since(Instant::now());
         let delay = self.pause.min(left);
         self.pause = (self.pause * 2).min(PAUSE_MAX);
         Ok(delay)
+    }
+
+    /// How many replicas have to be there.
+    fn needed(&self) -> usize {
+        match self.ask.aim {
+            Aim::Leader => self.places.quorum,
+            Aim::Replica => 1,
+        }
+    }
+
+    /// Whether those who were asked may soon answer. Which replicas vote changes, and is known to them; fewer than a majority needs are never enough, and
+    /// when each says that there is no majority there is none.
+    fn has_hope(&self, heard: &Heard) -> bool {
+        heard.hopeful() > 0 && heard.reached() >= self.needed()
+    }
+
+    /// What the caller is told when there is no majority.
+    fn without_quorum(&self, heard: Heard) -> Status {
+        if self.is_write_unknown() {
+            return outcome_unknown(self.ask.vertex);
+        }
+        let reached = heard.reached();
+        heard
+            .no_quorum
+            .unwrap_or_else(|| no_quorum(self.ask.vertex, self.needed(), reached))
     }
 
     /// What the caller is told at the deadline.

@@ -245,11 +245,7 @@ impl Api {
 
     pub(super) fn page<T>(&self, page: T) -> Response<T> {
         let mut response = Response::new(page);
-        context::tag(
-            response.metadata_mut(),
-            self.cluster(),
-            self.cluster().this(),
-        );
+        context::tag(response.metadata_mut(), self.cluster(), &[]);
         response
     }
 }

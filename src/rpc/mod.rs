@@ -14,13 +14,17 @@ mod context;
 mod convert;
 mod directory_service;
 mod facts;
+mod fault;
 mod forward;
 mod gather;
 mod layers;
+pub mod link;
 mod list;
 mod message;
 mod node;
 mod operation;
+mod outage;
+mod own;
 mod page;
 mod peer_service;
 pub mod raft;
@@ -28,6 +32,7 @@ pub mod refusal;
 pub mod status;
 mod verify;
 mod verify_service;
+mod watch;
 pub mod wire;
 
 use tonic::service::Routes;
@@ -38,6 +43,8 @@ pub use api::{Api, Parts};
 pub use connection::{connections_exhausted, is_peer_call};
 pub use context::{FORWARDED_BY, ROUTE, SERVED_BY, TRACE_PARENT};
 pub use facts::{Facts, Now};
+pub use layers::Relay;
+pub use outage::Outage;
 
 use crate::proto::PUBLIC_DESCRIPTORS;
 use crate::proto::peer::v1::directory_service_server::DirectoryServiceServer;
@@ -92,7 +99,10 @@ pub fn routes(
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?);
     let routes = Routes::from(routes.into_axum_router().layer(api.edge.clone()));
-    Ok(more(routes).prepare())
+    // Around everything: a call to any service may be for another peer.
+    let relay = Relay::new(api.parts.peers.clone(), api.cluster().dimension().bits());
+    let routes = Routes::from(more(routes).into_axum_router().layer(relay));
+    Ok(routes.prepare())
 }
 
 /// The health service and the switch of its answers.

@@ -26,7 +26,7 @@ use crate::router::Aim;
 use crate::types::{Limits, Vertex};
 
 pub use batch::{CreateShardTopics, new_topic};
-pub use directory::{ListShard, ListShardSubscriptions, RemoveSubscriptions, Resolve};
+pub use directory::{ListShard, ListShardSubscriptions, RemoveSubscriptions, Resolve, ShardTail};
 pub use identity::{CreatePublisher, CreateSubscriber, DeletePublisher, DeleteSubscriber};
 pub use publish::Publish;
 pub use pull::Pull;

@@ -1,6 +1,7 @@
 //! `cubecast.v1.PeerService`: what an application calls.
 //!
-//! Each method is one line: what a call does is in `operation/`, `list.rs`, `batch.rs`, `gather.rs` and `node.rs`. Begin with [`PeerApi`].
+//! Each method is one line: what a call does is in `operation/`, `list.rs`, `batch.rs`, `gather.rs`, `node.rs`, `own.rs` and
+//! `outage.rs`. Begin with [`PeerApi`].
 
 use cubecast_sdk::proto::v1 as proto;
 use tonic::{Request, Response, Status, Streaming};
@@ -168,23 +169,23 @@ impl PeerService for PeerApi {
 
     async fn replica_pull(
         &self,
-        _: Request<proto::ReplicaPullRequest>,
-    ) -> Result<Response<proto::ReplicaPullResponse>, Status> {
-        Err(self.0.refuse(refusal::not_implemented("ReplicaPull")))
+        request: Request<proto::ReplicaPullRequest>,
+    ) -> Result<Response<wire::ReplicaPullResponse>, Status> {
+        self.0.replica_pull(request).await
     }
 
     async fn sync_replica(
         &self,
-        _: Request<proto::SyncReplicaRequest>,
+        request: Request<proto::SyncReplicaRequest>,
     ) -> Result<Response<proto::SyncReplicaResponse>, Status> {
-        Err(self.0.refuse(refusal::not_implemented("SyncReplica")))
+        self.0.sync_replica(request).await
     }
 
     async fn stop_node(
         &self,
-        _: Request<proto::StopNodeRequest>,
+        request: Request<proto::StopNodeRequest>,
     ) -> Result<Response<proto::StopNodeResponse>, Status> {
-        Err(self.0.refuse(refusal::not_implemented("StopNode")))
+        self.0.stop_node(&request)
     }
 
     async fn publish_stream(

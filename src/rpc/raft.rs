@@ -15,7 +15,8 @@ use crate::proto::peer::v1::raft_service_server::{RaftService, RaftServiceServer
 use crate::proto::peer::v1::{
     AdmitRequest, AdmitResponse, AppendRequest, AppendResponse, GreetRequest, GreetResponse,
     HeartbeatRequest, HeartbeatResponse, InstallSnapshotRequest, InstallSnapshotResponse,
-    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+    StandingRequest, StandingResponse, TransferLeaderRequest, TransferLeaderResponse, VoteRequest,
+    VoteResponse,
 };
 use crate::replica::{Replica, Replicas};
 
@@ -164,6 +165,18 @@ impl RaftService for RaftApi {
         let group = self.admit(request.metadata(), Some(request.get_ref().shard))?;
         let response = group
             .vote(request.into_inner())
+            .await
+            .map_err(|error| status(&error))?;
+        Ok(self.answer(response))
+    }
+
+    async fn standing(
+        &self,
+        request: Request<StandingRequest>,
+    ) -> Result<Response<StandingResponse>, Status> {
+        let group = self.admit(request.metadata(), Some(request.get_ref().shard))?;
+        let response = group
+            .tell_standing()
             .await
             .map_err(|error| status(&error))?;
         Ok(self.answer(response))

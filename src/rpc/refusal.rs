@@ -57,6 +57,10 @@ pub fn from_replica(error: &replica::Error, this: PeerId) -> Failure {
             return Failure::Elsewhere(fault.into_status());
         }
         replica::Error::Damaged { shard, .. } => return damaged(*shard, text, this),
+        replica::Error::Unreadable { .. } => {
+            let fault = Fault::new(Reason::StorageFailed, text).with("peer", this);
+            return Failure::Elsewhere(fault.into_status());
+        }
         replica::Error::StorageFull { free, limit } => Fault::new(Reason::StorageFull, text)
             .with("peer", this)
             .with("limit", limit)
@@ -73,9 +77,15 @@ fn from_consensus(error: &consensus::Error, this: PeerId) -> Failure {
         }
         consensus::Error::OutcomeUnknown { .. } => Failure::Unknown,
         // Another majority may have another leader by now.
-        consensus::Error::NoQuorum { shard } => Failure::Elsewhere(
+        consensus::Error::NoQuorum {
+            shard,
+            voters,
+            reachable,
+        } => Failure::NoQuorum(
             Fault::new(Reason::NoQuorum, text)
                 .with("shard", shard)
+                .with("voters", voters)
+                .with("reachable", reachable)
                 .into_status(),
         ),
         consensus::Error::Stopped { .. } => Failure::Elsewhere(
@@ -151,6 +161,11 @@ pub fn from_refusal(refusal: &Refusal) -> Fault {
 /// Rows that cannot be read: the storage has failed, or this replica is damaged. Another replica may have them whole (G7).
 pub fn from_rows(shard: Vertex, error: &shard::Error, this: PeerId) -> Failure {
     let text = format!("the rows of shard {shard} cannot be read: {error}");
+    if error.is_replaced() {
+        // A snapshot came meanwhile: the next look sees what it brought.
+        let fault = Fault::new(Reason::Starting, text).with("peer", this);
+        return Failure::Elsewhere(fault.into_status());
+    }
     if !error.is_damage() {
         let fault = Fault::new(Reason::StorageFailed, text).with("peer", this);
         return Failure::Elsewhere(fault.into_status());
@@ -186,10 +201,29 @@ pub fn no_such_shard(shard: u32) -> Status {
 /// What another peer is told when a replica of this one cannot do its part.
 pub fn for_peer(error: &replica::Error, this: PeerId) -> Status {
     match from_replica(error, this) {
-        Failure::Final(status) | Failure::Elsewhere(status) | Failure::Damaged(status) => status,
+        Failure::Final(status)
+        | Failure::Elsewhere(status)
+        | Failure::NoQuorum(status)
+        | Failure::Damaged(status) => status,
         Failure::NotLeader(_) => Fault::new(Reason::NotLeader, error.to_string()).into_status(),
         Failure::Unreached | Failure::Unknown => {
             Fault::new(Reason::OutcomeUnknown, error.to_string()).into_status()
+        }
+    }
+}
+
+/// What a caller is told who wanted this peer's replica and no other.
+pub fn of_own_replica(failure: Failure, shard: Vertex) -> Status {
+    match failure {
+        Failure::Final(status)
+        | Failure::Elsewhere(status)
+        | Failure::NoQuorum(status)
+        | Failure::Damaged(status) => status,
+        Failure::NotLeader(_) | Failure::Unreached | Failure::Unknown => {
+            let text = format!("the replica of shard {shard} has no leader at the moment");
+            Fault::new(Reason::NoLeader, text)
+                .with("shard", shard)
+                .into_status()
         }
     }
 }

@@ -190,7 +190,6 @@ pub fn rule(reason: ErrorReason) -> Rule {
         R::LeaseHeld | R::ChangeInProgress => retry(Code::FailedPrecondition, START),
         R::SessionUnknown
         | R::SequenceForgotten
-        | R::FaultsDisabled
         | R::ClusterTooSmall
         | R::NotLeader
         | R::NotReplica => definite(Code::FailedPrecondition),
@@ -205,7 +204,7 @@ pub fn rule(reason: ErrorReason) -> Rule {
         R::ConnectionsExhausted => quota(Some(START)),
         R::StorageFull => quota(Some(START)),
         R::NotImplemented => definite(Code::Unimplemented),
-        R::NotAPeer | R::PermissionDenied => definite(Code::PermissionDenied),
+        R::NotAPeer | R::PermissionDenied | R::FaultsDisabled => definite(Code::PermissionDenied),
         R::Unauthenticated => definite(Code::Unauthenticated),
         R::DataLost => definite(Code::DataLoss),
         R::Internal | R::Unspecified => definite(Code::Internal),

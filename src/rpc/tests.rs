@@ -64,16 +64,16 @@ async fn lonely() -> Lonely {
         replication_factor: 4,
     })
     .unwrap();
+    let identity = Identity {
+        cluster: "test".to_owned(),
+        peer: PeerId(0),
+        directory: 1,
+        incarnation: Incarnation(1),
+    };
     let options = link::Options {
-        identity: Identity {
-            cluster: "test".to_owned(),
-            peer: PeerId(0),
-            directory: 1,
-            incarnation: Incarnation(1),
-        },
-        addresses: others,
         connect_timeout: Duration::from_millis(200),
         keep_alive_interval: Duration::from_secs(1),
+        ..link::Options::new(identity, others)
     };
     let acquaintances = Acquaintances::open(Arc::new(SystemDisk), folder.path()).unwrap();
     let facts = Facts {
@@ -82,6 +82,7 @@ async fn lonely() -> Lonely {
         started: Timestamp(0),
         has_fault_injection: false,
         trace_seed: 1,
+        clock: Arc::new(|| Timestamp(1)),
         now: Arc::new(Now::default),
     };
     let api = Api::new(Parts {
@@ -93,6 +94,8 @@ async fn lonely() -> Lonely {
         }),
         limits: Limits::default(),
         facts,
+        outage: tokio::sync::watch::Sender::new(None),
+        drain: tokio_util::sync::CancellationToken::new(),
     });
     let health = Health::new().await;
     let switch = health.switch();
@@ -265,14 +268,6 @@ async fn call_that_was_forwarded_is_not_forwarded_again() {
 async fn what_is_not_done_yet_says_so() {
     let peer = lonely().await;
     let client = &mut PeerServiceClient::new(peer.channel.clone());
-    let status = client
-        .replica_pull(proto::ReplicaPullRequest::default())
-        .await
-        .unwrap_err();
-    assert_eq!(
-        told(&status),
-        (Code::Unimplemented, Some(ErrorReason::NotImplemented))
-    );
     let status = client
         .publish_stream(tokio_stream::empty::<proto::PublishStreamRequest>())
         .await

@@ -9,6 +9,7 @@
 //! Begin with [`Api::verify_replicas`].
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use cubecast_sdk::proto::v1 as public;
@@ -32,6 +33,8 @@ use crate::types::{LogIndex, PeerId, TopicName, Vertex};
 const PATIENCE: Duration = Duration::from_secs(110);
 /// Shards that are compared at the same time. Each peer then reads about so many of its replicas at once, and keeps as many frozen.
 const SHARDS_AT_ONCE: usize = 2;
+/// Replicas of this peer that are read at the same time, whoever asks: that is work for the whole disk. Others wait.
+pub const DIGESTS_AT_ONCE: usize = 4;
 /// The path of the call that asks a replica.
 const DIGEST_PATH: &str = "/cubecast.peer.v1.VerifyService/Digest";
 
@@ -87,15 +90,10 @@ impl Api {
         if request.vertices.is_empty() {
             return Ok(dimension.vertices().collect());
         }
-        let vertices = request.vertices.iter().map(|text| {
-            let vertex = text.parse::<Vertex>().ok();
-            vertex
-                .filter(|vertex| vertex.dimension() == dimension)
-                .ok_or_else(|| {
-                    let bits = dimension.bits();
-                    convert::invalid("vertices", format!("{text:?} is not {bits} bits"))
-                })
-        });
+        let vertices = request
+            .vertices
+            .iter()
+            .map(|text| convert::vertex(text, "vertices", self.cluster()));
         let mut vertices = vertices.collect::<Result<Vec<Vertex>, Fault>>()?;
         vertices.sort_unstable();
         vertices.dedup();
@@ -188,9 +186,10 @@ impl Api {
             }
         };
         Err(match failure {
-            Failure::Final(status) | Failure::Elsewhere(status) | Failure::Damaged(status) => {
-                status.message().to_owned()
-            }
+            Failure::Final(status)
+            | Failure::Elsewhere(status)
+            | Failure::NoQuorum(status)
+            | Failure::Damaged(status) => status.message().to_owned(),
             Failure::NotLeader(_) => "it has no replica of the shard".to_owned(),
             Failure::Unreached => "it cannot be reached".to_owned(),
             Failure::Unknown => "it did not answer in time".to_owned(),
@@ -215,9 +214,12 @@ impl Api {
         };
         let digest = match self.digest_here(&ask, context.deadline).await {
             Ok(digest) => digest.map_or_else(Vec::new, |digest| digest.0.to_vec()),
-            Err(Failure::Final(status) | Failure::Elsewhere(status) | Failure::Damaged(status)) => {
-                return Err(self.refuse(status));
-            }
+            Err(
+                Failure::Final(status)
+                | Failure::Elsewhere(status)
+                | Failure::NoQuorum(status)
+                | Failure::Damaged(status),
+            ) => return Err(self.refuse(status)),
             Err(_) => return Err(self.refuse(refusal::no_such_shard(request.shard))),
         };
         let mut response = Response::new(proto::DigestResponse {
@@ -232,17 +234,35 @@ impl Api {
         let Some(replica) = self.parts.replicas.get(ask.vertex) else {
             return Err(Failure::NotLeader(None));
         };
-        let Some(reader) = replica.frozen(ask.index, deadline).await else {
-            let text = format!("it did not get to entry {} in time", ask.index);
+        let late = || {
+            let text = format!(
+                "it has not kept its state at entry {}, or not in time",
+                ask.index
+            );
             let fault = Fault::new(public::ErrorReason::DeadlineExceeded, text);
-            return Err(Failure::Elsewhere(fault.into_status()));
+            Failure::Elsewhere(fault.into_status())
+        };
+        // Its turn comes first: who waits for that keeps nothing on the disk from being given back.
+        let turn = Arc::clone(&self.digests).acquire_owned();
+        let turn = tokio::time::timeout_at(deadline, turn).await;
+        let turn = turn.map_err(|_| late())?;
+        let Some(reader) = replica.frozen(ask.index, deadline).await else {
+            return Err(late());
         };
         let (view, topic) = (View::new(ask.vertex, reader), ask.topic.clone());
-        let read = tokio::task::spawn_blocking(move || read(&view, topic.as_ref())).await;
+        let read = move || {
+            let _turn = turn;
+            read(&view, topic.as_ref())
+        };
+        let read = tokio::task::spawn_blocking(read).await;
         let this = self.cluster().this();
         match read {
             Ok(Ok(digest)) => Ok(digest),
-            Ok(Err(error)) => Err(refusal::from_rows(ask.vertex, &error, this)),
+            Ok(Err(error)) => {
+                let error = Arc::new(error);
+                replica.blame(&error);
+                Err(refusal::from_rows(ask.vertex, &error, this))
+            }
             Err(error) => {
                 let fault = Fault::new(public::ErrorReason::Internal, error.to_string());
                 Err(Failure::Final(fault.into_status()))

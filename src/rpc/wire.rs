@@ -1,11 +1,11 @@
 //! Messages of the public API whose repeated `Message messages = 4` stays one opaque run of bytes.
 //!
 //! A publish is written as it came and a pull gives it back as it was: the server neither decodes single messages nor encodes them again
-//! (`docs/adr/0004-batch.md`). On the wire these are `cubecast.v1.PublishRequest`, `MessageBatch` and `PullResponse`; `build.rs` puts them in
-//! their place. Never checks what a message holds: that is [`super::message`]. Begin with [`Opaque`].
+//! (`docs/adr/0004-batch.md`). On the wire these are `cubecast.v1.PublishRequest`, `MessageBatch`, `PullResponse` and
+//! `ReplicaPullResponse`; `build.rs` puts them in their place. Never checks what a message holds: that is [`super::message`]. Begin with [`Opaque`].
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use cubecast_sdk::proto::v1::{BatchOrigin, PublishSequence, ReadSource};
+use cubecast_sdk::proto::v1::{BatchOrigin, Placement, PublishSequence, ReadSource};
 use prost::encoding::{self, DecodeContext, WireType};
 use prost::{DecodeError, Message};
 
@@ -63,12 +63,17 @@ pub struct BatchHead {
 }
 
 /// `cubecast.v1.PullResponse`, its messages not decoded.
+pub type PullResponse = Delivery<PullTail>;
+/// `cubecast.v1.ReplicaPullResponse`, its messages not decoded.
+pub type ReplicaPullResponse = Delivery<ReplicaPullTail>;
+
+/// An answer with batches in field 1.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct PullResponse {
-    /// The messages from the cursor on.
+pub struct Delivery<T> {
+    /// The messages from some offset on.
     pub batches: Vec<MessageBatch>,
     /// All other fields.
-    pub tail: PullTail,
+    pub tail: T,
 }
 
 /// The fields of `cubecast.v1.PullResponse` that are not batches.
@@ -89,6 +94,23 @@ pub struct PullTail {
     /// Messages right below the cursor that retention removed.
     #[prost(uint64, tag = "6")]
     pub missed: u64,
+}
+
+/// The fields of `cubecast.v1.ReplicaPullResponse` that are not batches.
+#[derive(Clone, PartialEq, Message)]
+pub struct ReplicaPullTail {
+    /// The offset after the last message.
+    #[prost(uint64, tag = "2")]
+    pub next_offset: u64,
+    /// The offset that the topic's next message will get.
+    #[prost(uint64, tag = "3")]
+    pub head_offset: u64,
+    /// The replica.
+    #[prost(message, optional, tag = "4")]
+    pub source: Option<ReadSource>,
+    /// Where the topic lives.
+    #[prost(message, optional, tag = "5")]
+    pub placement: Option<Placement>,
 }
 
 impl<H: Message + Default> Message for Opaque<H> {
@@ -148,7 +170,7 @@ impl<H: Message + Default> Message for Opaque<H> {
     }
 }
 
-impl Message for PullResponse {
+impl<T: Message + Default> Message for Delivery<T> {
     fn encode_raw(&self, buf: &mut impl BufMut) {
         encoding::message::encode_repeated(BATCHES, &self.batches, buf);
         self.tail.encode_raw(buf);

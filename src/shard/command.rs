@@ -20,7 +20,7 @@ use crate::types::{
 };
 
 /// The version that is written. Older ones stay readable; newer ones are refused.
-const VERSION: u8 = 1;
+pub(super) const VERSION: u8 = 1;
 /// The variant number of [`Command::Barrier`].
 const BARRIER: u8 = 14;
 

@@ -12,10 +12,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::command::VERSION as COMMAND_VERSION;
 use super::overlay::Overlay;
 use super::snapshot::{ChunkError, Import};
 use super::topic::Creation;
-use super::{Command, Event, NewTopic, Outcome, Refusal, Response, View};
+use super::{Command, CommandError, Event, NewTopic, Outcome, Refusal, Response, View};
 use crate::store::{self, BoxError, Reader, Table, TopicStore};
 use crate::types::{LogIndex, LogPosition, Term, Vertex};
 
@@ -47,13 +48,15 @@ pub enum Error {
         /// What is wrong.
         source: postcard::Error,
     },
-    /// A row was written by another version.
-    #[error("a row of table {table:?} has version {found:?}")]
+    /// A row was written by a newer program.
+    #[error("a row of table {table:?} has version {found}, this program knows up to {known}")]
     RowVersion {
         /// The table.
         table: Table,
-        /// What it says; `None` when it is empty.
-        found: Option<u8>,
+        /// Its version.
+        found: u8,
+        /// The newest version known here.
+        known: u8,
     },
     /// A key has its place but not its form.
     #[error("a key of table {table:?} cannot be read")]
@@ -72,6 +75,26 @@ pub enum Error {
     Mark {
         /// The shard.
         shard: Vertex,
+    },
+    /// The mark was written by a newer program.
+    #[error("the mark of shard {shard} has version {found}, this program knows up to {known}")]
+    MarkVersion {
+        /// The shard.
+        shard: Vertex,
+        /// Its version.
+        found: u8,
+        /// The newest version known here.
+        known: u8,
+    },
+    /// A command was proposed by a newer program. Were it only refused here, this replica would not be what the others are.
+    #[error("entry {position} has a command of version {found}, this program knows up to {known}")]
+    CommandVersion {
+        /// The entry.
+        position: LogPosition,
+        /// Its version.
+        found: u8,
+        /// The newest version known here.
+        known: u8,
     },
     /// An entry was applied before, or one before it was not.
     #[error("entry {found} does not follow entry {applied}, the last one applied")]
@@ -126,11 +149,18 @@ impl Error {
     pub fn is_damage(&self) -> bool {
         match self {
             Self::Store(error) => error.is_damage(),
-            Self::Row { .. } | Self::RowVersion { .. } | Self::RowMissing { .. } => true,
+            Self::Row { .. } | Self::RowMissing { .. } => true,
             Self::Key { .. } | Self::Mark { .. } => true,
+            Self::RowVersion { .. } | Self::MarkVersion { .. } => false,
+            Self::CommandVersion { .. } => false,
             Self::OutOfOrder { .. } | Self::Failed { .. } => false,
             Self::Snapshot(_) | Self::Transfer(_) => false,
         }
+    }
+
+    /// Whether the rows were replaced while they were read: reading them again may do.
+    pub fn is_replaced(&self) -> bool {
+        matches!(self, Self::Store(store::Error::Replaced { .. }))
     }
 }
 
@@ -164,9 +194,12 @@ impl Machine {
     ) -> Result<Self, Error> {
         let (applied, mark) = state;
         let mut import = Import::new(shard, chunks);
-        let result = store.replace(shard, &mut import, join_mark(applied, &mark));
-        import.finish()?;
-        result?;
+        let replaced = store.replace(shard, &mut import, join_mark(applied, &mark));
+        // Why the chunks ended says more than that they did; but a store that failed did not take them to their end.
+        if matches!(&replaced, Ok(()) | Err(store::Error::Part(_))) {
+            import.finish()?;
+        }
+        replaced?;
         Self::open(shard, store)
     }
 
@@ -287,6 +320,15 @@ fn join_mark(applied: LogPosition, mark: &[u8]) -> Bytes {
 }
 
 fn split_mark(shard: Vertex, mark: &Bytes) -> Result<(LogPosition, Bytes), Error> {
+    let version = mark.first().copied();
+    if let Some(found) = version.filter(|found| *found > MARK_VERSION) {
+        let known = MARK_VERSION;
+        return Err(Error::MarkVersion {
+            shard,
+            found,
+            known,
+        });
+    }
     let parts = || {
         let (version, rest) = mark.split_first()?;
         let (term, rest) = rest.split_first_chunk::<8>()?;
@@ -311,6 +353,13 @@ impl Step<'_> {
     fn outcome(&mut self, bytes: &Bytes) -> Result<Outcome, Error> {
         let result = match Command::decode(bytes) {
             Ok(command) => self.run(command),
+            Err(CommandError::Version { found }) if found > COMMAND_VERSION => {
+                return Err(Error::CommandVersion {
+                    position: self.position,
+                    found,
+                    known: COMMAND_VERSION,
+                });
+            }
             Err(error) => Err(Stop::Refused(error.into())),
         };
         match result {

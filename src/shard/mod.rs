@@ -32,6 +32,7 @@ pub use command::{Command, CommandError, NewTopic, Start, is_barrier};
 pub use digest::Digest;
 pub use machine::{Applied, Entry, Error, Machine, mark_of};
 pub use outcome::{CreatedTopic, Event, Outcome, Refusal, Response};
+pub use retention::Due;
 pub use row::{Identity, Subscription, TopicRow};
 pub use snapshot::{Checker, ChunkError, Totals, decode_chunk, export};
 pub use view::{TopicFilter, View};

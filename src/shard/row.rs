@@ -163,9 +163,15 @@ pub(super) fn decode<R: DeserializeOwned>(table: Table, bytes: &[u8]) -> Result<
         Some((&VERSION, fields)) => {
             postcard::from_bytes(fields).map_err(|source| Error::Row { table, source })
         }
-        version => Err(Error::RowVersion {
+        Some((&found, _)) if found > VERSION => Err(Error::RowVersion {
             table,
-            found: version.map(|(version, _)| *version),
+            found,
+            known: VERSION,
+        }),
+        // Empty, or version 0, which no program wrote.
+        _ => Err(Error::Row {
+            table,
+            source: postcard::Error::DeserializeBadEncoding,
         }),
     }
 }

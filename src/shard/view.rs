@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::row::{self, ShardRow, SubscriptionRow, name_at};
 use super::{Error, Identity, Subscription, TopicRow};
-use crate::store::{BatchRange, Reader, RowRange, Table};
+use crate::store::{self, BatchRange, Reader, RowRange, Table};
 use crate::types::{
     ByteCount, Name, Offset, PublisherId, StoredBatch, SubscriberId, Timestamp, TopicId, TopicName,
     Vertex,
@@ -278,10 +278,10 @@ impl View {
     }
 
     /// The topic's messages from an offset on, cut exactly there and at the limits; at least one when there is one. Ends at the topic's end
-    /// as the row says, so two calls with one row see the same.
+    /// as the row says, so two calls with one row see the same. Nothing when the topic was trimmed or deleted since the row was read.
     ///
     /// # Errors
-    /// [`Error`] when the store cannot be read.
+    /// [`Error`] when the store cannot be read, or does not hold what the topic's row speaks of.
     pub fn batches(
         &self,
         topic: &TopicRow,
@@ -295,7 +295,15 @@ impl View {
             count_max,
             bytes_max,
         };
-        Ok(self.store.batches(topic.id, range)?)
+        let found = self.store.batches(topic.id, range)?;
+        let is_lacking = found.is_empty() && count_max > 0 && range.from < range.until;
+        if is_lacking && !self.is_outdated(topic)? {
+            return Err(Error::Store(store::Error::Missing {
+                topic: topic.id,
+                offset: range.from,
+            }));
+        }
+        Ok(found)
     }
 
     /// Where the first message appended at `time` or later is; the topic's end when all are older.

@@ -66,7 +66,8 @@ pub struct Options {
     pub memtable_bytes: ByteCount,
     /// The engine's own log on disk at most; less than 64 MiB counts as 64 MiB.
     pub journal_bytes_max: ByteCount,
-    /// Threads that compact, and flush rows.
+    /// Threads that compact, and flush rows. With more than one fjall keeps its first from compacting, and that one spins for as long as the others
+    /// do while more waits (`src/worker_pool.rs` of 3.1.13).
     pub worker_count: usize,
 }
 
@@ -76,7 +77,7 @@ impl Default for Options {
             cache_bytes: ByteCount(32 << 20),
             memtable_bytes: ByteCount(32 << 20),
             journal_bytes_max: ByteCount(128 << 20),
-            worker_count: 2,
+            worker_count: 1,
         }
     }
 }
@@ -387,8 +388,8 @@ impl Engine for Disk {
                 thread::park_timeout(CLOSE_POLL);
             }
         }
-        let opened = guarded(|| Opened::open(&self.folder, self.options)).map_err(engine)?;
-        *slot = Some(Arc::new(opened));
+        let opened = guarded(|| Opened::open(&self.folder, self.options));
+        *slot = Some(Arc::new(opened.map_err(write_error)?));
         Ok(())
     }
 

@@ -94,7 +94,7 @@ pub(super) trait Engine: Source + 'static {
     /// [`Error::Stopped`] when the engine has stopped itself and needs [`revive`](Self::revive).
     fn check(&self) -> Result<(), Error>;
 
-    /// Makes the engine usable again after a full disk, or when it has stopped itself. Frozen maps end.
+    /// Makes the engine usable again after a full disk, or when it has stopped itself. Frozen maps end. When it fails nothing can be read until it succeeds.
     fn revive(&self) -> Result<(), Error>;
 
     /// Whether nothing is left to catch up with.

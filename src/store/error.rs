@@ -54,6 +54,33 @@ pub enum Error {
         /// What is wrong.
         what: &'static str,
     },
+    /// A value was written by a newer program. It may be whole.
+    #[error(
+        "value in keyspace {space} at key {key} has version {found}, this program knows up to {known}"
+    )]
+    Version {
+        /// The keyspace.
+        space: &'static str,
+        /// The whole key in hexadecimal.
+        key: String,
+        /// Its version.
+        found: u8,
+        /// The newest version known here.
+        known: u8,
+    },
+    /// What is stored can be read, but not be what was meant.
+    #[error("what is stored makes no sense")]
+    Senseless {
+        /// What it was taken for, and why it cannot be that.
+        #[source]
+        source: Cause,
+    },
+    /// The shard's content is being replaced or erased, or was, since the reader began. It has to look again.
+    #[error("the content of shard number {shard} was replaced while it was read")]
+    Replaced {
+        /// The shard's number.
+        shard: u16,
+    },
     /// A batch that must be there is not.
     #[error("topic {topic} has no batch with offset {offset}")]
     Missing {
@@ -75,8 +102,10 @@ impl Error {
             Self::Unreadable { .. }
             | Self::Corrupt { .. }
             | Self::Format { .. }
+            | Self::Senseless { .. }
             | Self::Missing { .. } => true,
             Self::Engine(_) | Self::Full(_) | Self::Stopped(_) | Self::Part(_) => false,
+            Self::Version { .. } | Self::Replaced { .. } => false,
         }
     }
 }

@@ -13,6 +13,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{
     Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
 };
@@ -23,10 +24,10 @@ use bytes::Bytes;
 use tokio::sync::watch;
 use tracing::warn;
 
-use super::engine::{Durability, Engine};
-use super::kv::noted;
+use super::engine::{Durability, Engine, Space};
+use super::epoch::Contents;
 use super::memtable::Memtable;
-use super::{Damaged, Error, Writes, inspect};
+use super::{Error, Writes, inspect, key};
 use crate::types::{ByteCount, Vertex};
 
 /// How long a flush that found the disk full waits before it tries again. Room comes back when somebody makes it, not sooner.
@@ -54,7 +55,9 @@ pub(super) struct Shared<E> {
     writing: Mutex<()>,
     /// Marks that nothing can take back, by shard number.
     durable: Mutex<BTreeMap<u16, Bytes>>,
-    pub(super) damage: watch::Sender<Damaged>,
+    /// Something may be doomed in the engine.
+    has_dooms: AtomicBool,
+    pub(super) contents: Contents,
     pub(super) failure: watch::Sender<Option<Arc<Error>>>,
 }
 
@@ -73,13 +76,22 @@ struct Flow {
     /// Tables flushed so far; one less than sealed while one is being flushed.
     flushed_count: u64,
     flushed_bytes: u64,
-    /// Flushes that found the disk full.
-    full_count: u64,
-    /// The last flush found the disk full.
+    /// Flushes that found the disk full, and engines that could not be opened again.
+    setback_count: u64,
+    /// The last of them, for those that wait.
+    setback: Option<Error>,
+    /// There was no flush since.
     is_waiting_for_room: bool,
-    /// The last full disk, for those that wait.
-    full: Option<Error>,
     is_closing: bool,
+}
+
+impl Flow {
+    /// There was no flush, and those that wait for one must not wait until there is.
+    fn suffer(&mut self, error: &Error) {
+        self.setback_count += 1;
+        self.setback = Some(error.clone());
+        self.is_waiting_for_room = true;
+    }
 }
 
 /// No half-made change can be seen behind these locks: each holds a few plain values that are set one by one.
@@ -97,7 +109,8 @@ impl<E: Engine> Shared<E> {
             changed: Condvar::new(),
             writing: Mutex::default(),
             durable: Mutex::default(),
-            damage: watch::Sender::default(),
+            has_dooms: AtomicBool::new(true),
+            contents: Contents::default(),
             failure: watch::Sender::default(),
         })
     }
@@ -194,14 +207,14 @@ impl<E: Engine> Shared<E> {
         let mut flow = lock(&self.flow);
         let is_active_empty = self.shared_tables().active.is_empty();
         let target = flow.sealed_count + u64::from(!is_active_empty);
-        let full_count = flow.full_count;
+        let setback_count = flow.setback_count;
         loop {
             self.check_failure()?;
             if flow.flushed_count >= target {
                 return Ok(());
             }
-            if flow.full_count > full_count
-                && let Some(error) = &flow.full
+            if flow.setback_count > setback_count
+                && let Some(error) = &flow.setback
             {
                 return Err(error.clone());
             }
@@ -211,7 +224,7 @@ impl<E: Engine> Shared<E> {
             drop(flow);
             flush()?;
             flow = lock(&self.flow);
-            if flow.flushed_count < target && flow.full_count == full_count {
+            if flow.flushed_count < target && flow.setback_count == setback_count {
                 self.check_failure()?;
                 flow = self.wait(flow);
             }
@@ -233,11 +246,7 @@ impl<E: Engine> Shared<E> {
                 flow.is_waiting_for_room = false;
                 self.seal(&mut flow, self.memtable_bytes);
             }
-            Err(error @ Error::Full(_)) => {
-                flow.full_count += 1;
-                flow.is_waiting_for_room = true;
-                flow.full = Some(error.clone());
-            }
+            Err(error @ Error::Full(_)) => flow.suffer(error),
             // The flush thread opens the engine anew.
             Err(Error::Stopped(_)) => {}
             Err(error) => {
@@ -267,8 +276,26 @@ impl<E: Engine> Shared<E> {
         let _gate = self.write_gate();
         self.engine.ingest(&mut table.encoded_batches())?;
         self.engine.write(table.encoded_rows(), Durability::Power)?;
+        if table.has_dooms() {
+            self.has_dooms.store(true, Ordering::SeqCst);
+        }
         self.durable().extend(table.marks());
         Ok(())
+    }
+
+    /// What is doomed in the engine, at most `limit` of it. Does not look where nothing can have come since it found nothing.
+    pub(super) fn dooms(&self, limit: usize) -> Result<Vec<Bytes>, Error> {
+        // Taken back before it is looked, so that what is flushed meanwhile is looked for again.
+        if !self.has_dooms.swap(false, Ordering::SeqCst) {
+            return Ok(Vec::new());
+        }
+        let prefix = key::dooms();
+        let end = key::after_prefix(&prefix);
+        let dooms = self.engine.keys(Space::Meta, &prefix..&end, limit);
+        if !matches!(&dooms, Ok(dooms) if dooms.is_empty()) {
+            self.has_dooms.store(true, Ordering::SeqCst);
+        }
+        dooms
     }
 
     /// Adds what is known here to the engine's figures.
@@ -310,6 +337,11 @@ impl<E: Engine> Shared<E> {
             }
             if let Err(error) = self.revive() {
                 warn!(%error, "the store cannot be opened again yet");
+                // One that stopped itself while it was opened is only tried again.
+                if !matches!(error, Error::Stopped(_)) {
+                    lock(&self.flow).suffer(&error);
+                    self.changed.notify_all();
+                }
                 self.pause();
             } else if stops > STOPS_MAX {
                 stops = 0;
@@ -330,7 +362,9 @@ impl<E: Engine> Shared<E> {
         let mut first = None;
         let read = inspect::read_all(&self.engine, &mut |finding| {
             if let Some(shard) = finding.shard {
-                let _ = noted(&self.damage, shard, Err::<(), _>(finding.error.clone()));
+                let epoch = self.contents.epoch(shard);
+                let found = Err::<(), _>(finding.error.clone());
+                let _ = self.contents.noted((shard, epoch), found);
             }
             first.get_or_insert(finding.error);
         });

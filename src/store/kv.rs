@@ -1,5 +1,6 @@
 //! The topic store above any engine. Begin with [`KvStore`].
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -7,11 +8,12 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::engine::{Engine, Source, Space};
+use super::epoch::{Contents, Epoch};
 use super::flush::{Flusher, Shared};
 use super::read::Layers;
 use super::replace;
 use super::{
-    BatchRange, BoxError, Damaged, Error, Figures, Reader, Row, RowRange, Table, TopicStore,
+    BatchRange, BoxError, Cause, Damaged, Error, Figures, Reader, Row, RowRange, Table, TopicStore,
     Writes, key, sweep, value,
 };
 use crate::types::{ByteCount, Offset, StoredBatch, Timestamp, TopicId, Vertex};
@@ -70,7 +72,7 @@ impl<E: Engine> KvStore<E> {
         shard: u16,
         read: impl FnOnce(Layers<'_, E>) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        noted(&self.shared.damage, shard, read(self.layers()))
+        self.shared.contents.read(shard, || read(self.layers()))
     }
 
     /// Flushes when there is no thread for it.
@@ -92,31 +94,12 @@ fn read_marks<E: Engine>(shared: &Shared<E>) -> Result<(), Error> {
             continue;
         };
         let mark = value::decode_row(&key, &value);
-        if let Ok(mark) = noted(&shared.damage, shard, mark) {
+        let epoch = shared.contents.epoch(shard);
+        if let Ok(mark) = shared.contents.noted((shard, epoch), mark) {
             shared.durable().insert(shard, mark);
         }
     }
     Ok(())
-}
-
-/// Remembers the first damage met in a shard, and passes the result on.
-pub(super) fn noted<T>(
-    damage: &watch::Sender<Damaged>,
-    shard: u16,
-    result: Result<T, Error>,
-) -> Result<T, Error> {
-    if let Err(error) = &result
-        && error.is_damage()
-    {
-        damage.send_if_modified(|damaged| {
-            let is_first = !damaged.contains_key(&shard);
-            if is_first {
-                damaged.insert(shard, Arc::new(error.clone()));
-            }
-            is_first
-        });
-    }
-    result
 }
 
 /// The number of the shard that a topic belongs to.
@@ -128,7 +111,9 @@ fn shard_of(topic: TopicId) -> u16 {
 /// What an engine held when it was frozen.
 struct Frozen<S> {
     source: S,
-    damage: watch::Sender<Damaged>,
+    contents: Contents,
+    /// As they were then.
+    epochs: BTreeMap<u16, Epoch>,
 }
 
 impl<S: Source> Frozen<S> {
@@ -137,11 +122,15 @@ impl<S: Source> Frozen<S> {
         shard: u16,
         read: impl FnOnce(Layers<'_, S>) -> Result<T, Error>,
     ) -> Result<T, Error> {
+        let epoch = self.epochs.get(&shard).copied().unwrap_or_default();
+        if !epoch.is_settled() {
+            return Err(Error::Replaced { shard });
+        }
         let layers = Layers {
             tables: Vec::new(),
             source: &self.source,
         };
-        noted(&self.damage, shard, read(layers))
+        self.contents.noted((shard, epoch), read(layers))
     }
 }
 
@@ -229,7 +218,8 @@ impl<E: Engine> TopicStore for KvStore<E> {
         let _gate = self.shared.write_gate();
         Ok(Arc::new(Frozen {
             source: self.shared.engine.freeze()?,
-            damage: self.shared.damage.clone(),
+            contents: self.shared.contents.clone(),
+            epochs: self.shared.contents.epochs(),
         }))
     }
 
@@ -249,7 +239,19 @@ impl<E: Engine> TopicStore for KvStore<E> {
     }
 
     fn damaged(&self) -> watch::Receiver<Damaged> {
-        self.shared.damage.subscribe()
+        self.shared.contents.damaged()
+    }
+
+    fn blame(&self, shard: Vertex, source: Cause) {
+        let shard = shard.index();
+        let found = Err::<(), _>(Error::Senseless { source });
+        let epoch = self.shared.contents.epoch(shard);
+        // Only to be remembered: whoever met it has it already.
+        let _ = self.shared.contents.noted((shard, epoch), found);
+    }
+
+    fn epoch(&self, shard: Vertex) -> Epoch {
+        self.shared.contents.epoch(shard.index())
     }
 
     fn failed(&self) -> watch::Receiver<Option<Arc<Error>>> {

@@ -155,6 +155,13 @@ impl Memtable {
         entries.collect()
     }
 
+    /// Whether anything was doomed.
+    pub(super) fn has_dooms(&self) -> bool {
+        let prefix = key::dooms();
+        let end = key::after_prefix(&prefix);
+        self.rows(&prefix..&end).next().is_some()
+    }
+
     /// The marks set, by shard number.
     pub(super) fn marks(&self) -> Vec<(u16, Bytes)> {
         let prefix = key::marks();

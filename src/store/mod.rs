@@ -10,13 +10,16 @@
 //!
 //! Begin with [`TopicStore`]; `key.rs` and `value.rs` have the formats, `kv.rs` the one implementation above two engines:
 //! [`FjallStore`] (disk) and [`MemoryStore`] (tests and simulation). `memtable.rs` holds what is not flushed, `flush.rs` flushes it,
-//! `read.rs` reads both as one.
+//! `read.rs` reads both as one. `epoch.rs` keeps readers from what is being replaced.
 
 mod cause;
 mod disk;
 mod engine;
+mod epoch;
 mod error;
 mod flush;
+#[cfg(test)]
+mod full;
 mod inspect;
 mod key;
 mod kv;
@@ -38,7 +41,10 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 pub use disk::{FjallStore, Options};
+pub use epoch::{Epoch, Lease};
 pub use error::{Cause, Error};
+#[cfg(test)]
+pub use full::FullStore;
 pub use inspect::{Finding, Inspected, InspectedShard, inspect};
 pub use memory::MemoryStore;
 pub use sweep::{Doom, Twin};
@@ -222,8 +228,8 @@ pub trait TopicStore: Reader {
     /// Flushes all that was committed before the call: it is durable afterwards. Cheap when there is nothing.
     ///
     /// # Errors
-    /// [`Error::Full`] when the disk is full: the store goes on and tries again by itself. Any other [`Error`] when the disk fails: the
-    /// store is then not usable any more, and trying again would hide the loss.
+    /// [`Error::Full`] when the disk is full: the store goes on and tries again by itself. Any other [`Error`] when the disk fails: trying again would
+    /// hide the loss, and [`failed`](Self::failed) tells whether the store is not usable any more.
     fn checkpoint(&self) -> Result<(), Error>;
 
     /// All shards as the last flush left them. What is committed or swept later does not show. For the newest state call
@@ -233,9 +239,9 @@ pub trait TopicStore: Reader {
     /// [`Error`] when the engine fails.
     fn snapshot(&self) -> Result<Arc<dyn Reader>, Error>;
 
-    /// Replaces all that the store holds of a shard, durably. Not atomic for readers: in between they see nothing or a part. After a
-    /// crash in between, or an error, the shard is empty and without a mark, never mixed. No commit of this shard may run beside it.
-    /// The caller's parts may not overlap: no key in two of them.
+    /// Replaces all that the store holds of a shard, durably. A read beside it ends with [`Error::Replaced`]. After a crash in between, or
+    /// [`Error::Part`], the shard is empty and without a mark, never mixed; after another error its epoch is not settled, and it has to be
+    /// erased. No commit of this shard may run beside it. The caller's parts may not overlap: no key in two of them.
     ///
     /// # Errors
     /// [`Error::Part`] when `parts` ends with an error, any other [`Error`] as for [`checkpoint`](Self::checkpoint).
@@ -246,7 +252,8 @@ pub trait TopicStore: Reader {
         mark: Bytes,
     ) -> Result<(), Error>;
 
-    /// Removes all that the store holds of a shard, its mark and its damage too, durably. No commit of this shard may run beside it.
+    /// Removes all that the store holds of a shard, its mark and its damage too, durably. A read beside it ends with
+    /// [`Error::Replaced`]. No commit of this shard may run beside it.
     ///
     /// # Errors
     /// [`Error`] as for [`checkpoint`](Self::checkpoint).
@@ -254,6 +261,12 @@ pub trait TopicStore: Reader {
 
     /// The shards whose part of the store is damaged, each with what was met first. A shard is in it until it is erased or replaced.
     fn damaged(&self) -> watch::Receiver<Damaged>;
+
+    /// Takes note of damage in a shard that only shows above the store: a row that is missing, or whole but without sense.
+    fn blame(&self, shard: Vertex, source: Cause);
+
+    /// Which content the shard has. What was read under one epoch does not count under another; see [`Lease`].
+    fn epoch(&self, shard: Vertex) -> Epoch;
 
     /// Why the store cannot be written any more; `None` while it can.
     fn failed(&self) -> watch::Receiver<Option<Arc<Error>>>;

@@ -165,11 +165,21 @@ impl<'a, S: Source + ?Sized> Layers<'a, S> {
         let Some(first) = first.filter(|first| first.next_offset() > range.from) else {
             return Ok(collector.batches);
         };
-        let rest = key::batch(topic, first.next_offset());
-        if collector.take(first) {
-            self.collect(&rest..&end, &mut collector)?;
+        let (base, rest) = (first.base_offset, key::batch(topic, first.next_offset()));
+        if !collector.take(first) {
+            return Ok(collector.batches);
         }
-        Ok(collector.batches)
+        match self.collect(&rest..&end, &mut collector) {
+            // A topic loses its oldest batches first: with this one gone, what followed was swept since, and is not missing.
+            Err(Error::Missing { .. }) if !self.has_batch(topic, base)? => Ok(Vec::new()),
+            Err(error) => Err(error),
+            Ok(_) => Ok(collector.batches),
+        }
+    }
+
+    fn has_batch(&self, topic: TopicId, base: Offset) -> Result<bool, Error> {
+        let last = self.last_batch(topic, base..base.plus(1))?;
+        Ok(last.is_some())
     }
 
     /// Collects batches; `false` when the first one found is not the one wanted next.

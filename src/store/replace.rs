@@ -2,6 +2,7 @@
 //!
 //! First of all a marker is made durable, in one write with the removal of the mark. While it stands, what the engine holds of the shard is
 //! nothing worth: a store that is opened with it removes all of the shard. It goes in one write with the new mark, when all is in place.
+//! Readers beside it are told by the shard's epoch (`epoch.rs`) that what they saw does not count.
 
 use std::sync::Arc;
 
@@ -63,7 +64,7 @@ pub(super) fn replace<E: Engine>(
     let _gate = shared.write_gate();
     shared.engine.write(changes, Durability::Power)?;
     shared.durable().insert(shard.index(), mark);
-    forget_damage(shared, shard.index());
+    shared.contents.end(shard.index());
     Ok(())
 }
 
@@ -98,6 +99,7 @@ pub(super) fn begin<E: Engine>(shared: &Shared<E>, shard: u16) -> Result<(), Err
         Change::removal(Space::Meta, key::mark_of(shard)),
     ];
     let _gate = shared.write_gate();
+    shared.contents.begin(shard);
     shared.engine.write(changes, Durability::Power)?;
     shared.durable().remove(&shard);
     Ok(())
@@ -109,7 +111,7 @@ fn finish<E: Engine>(shared: &Shared<E>, shard: u16) -> Result<(), Error> {
     let marker = Change::removal(Space::Meta, key::wipe(shard));
     let _gate = shared.write_gate();
     shared.engine.write(vec![marker], Durability::Power)?;
-    forget_damage(shared, shard);
+    shared.contents.end(shard);
     Ok(())
 }
 
@@ -133,10 +135,4 @@ fn wipe_prefix<E: Engine>(shared: &Shared<E>, space: Space, prefix: &[u8]) -> Re
             return Ok(());
         }
     }
-}
-
-fn forget_damage<E>(shared: &Shared<E>, shard: u16) {
-    shared
-        .damage
-        .send_if_modified(|damaged| damaged.remove(&shard).is_some());
 }

@@ -12,7 +12,6 @@ use bytes::Bytes;
 
 use super::engine::{Change, Durability, Engine, Source, Space};
 use super::flush::Shared;
-use super::kv::noted;
 use super::{Error, Table, key, value};
 use crate::types::{Offset, TopicId};
 
@@ -170,19 +169,15 @@ impl<'a> Target<'a> {
 /// One step: goes through the dooms until `limit` keys are removed. What cannot be read is damage of its shard, and keeps no other
 /// shard's dooms waiting.
 pub(super) fn sweep<E: Engine>(shared: &Shared<E>, limit: usize) -> Result<usize, Error> {
-    let prefix = key::dooms();
-    let end = key::after_prefix(&prefix);
-    let dooms = shared
-        .engine
-        .keys(Space::Meta, &prefix..&end, limit.saturating_add(1))?;
     let mut removed = 0;
-    for key in dooms {
+    for key in shared.dooms(limit.saturating_add(1))? {
         if removed >= limit {
             break;
         }
         let (shard, doom) = key::peer_parts(&key).unwrap_or_default();
+        let epoch = shared.contents.epoch(shard);
         let swept = sweep_one(shared, (shard, doom), &key, limit - removed);
-        match noted(&shared.damage, shard, swept) {
+        match shared.contents.noted((shard, epoch), swept) {
             Ok(count) => removed += count,
             Err(error) if error.is_damage() => {}
             Err(error) => return Err(error),
@@ -191,7 +186,7 @@ pub(super) fn sweep<E: Engine>(shared: &Shared<E>, limit: usize) -> Result<usize
     Ok(removed)
 }
 
-fn sweep_one<E: Engine>(
+pub(super) fn sweep_one<E: Engine>(
     shared: &Shared<E>,
     (shard, doom): (u16, &[u8]),
     doom_key: &[u8],
@@ -203,6 +198,10 @@ fn sweep_one<E: Engine>(
         what: "not a doom",
     })?;
     let _gate = shared.write_gate();
+    if shared.engine.get(Space::Meta, doom_key)?.is_none() {
+        // The shard was replaced or erased since the dooms were listed: what it holds now is not doomed.
+        return Ok(0);
+    }
     // One more than may be removed, so that it is known whether there are more.
     let range = target.prefix.as_slice()..target.end.as_slice();
     let wanted = limit.saturating_add(1);

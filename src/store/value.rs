@@ -92,11 +92,19 @@ pub(super) fn decode_batch(key: &[u8], value: &Bytes) -> Result<StoredBatch, Err
         batch_checksum(key, value),
     )?;
     let [tag, version, publisher_bytes, _] = head;
+    if version > VERSION {
+        return Err(Error::Version {
+            space: Space::Messages.name(),
+            key: key::hex(key),
+            found: version,
+            known: VERSION,
+        });
+    }
+    if version == 0 {
+        return Err(format("version 0, which no program wrote"));
+    }
     if tag != TAG_INLINE {
         return Err(format("unknown tag"));
-    }
-    if version != VERSION {
-        return Err(format("unknown version"));
     }
     let base_offset = key::base_offset(key).ok_or_else(|| format("the key is no batch's"))?;
     decode_body(value, fields, (base_offset, publisher_bytes)).ok_or_else(|| format("wrong length"))

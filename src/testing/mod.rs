@@ -12,6 +12,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -20,7 +21,7 @@ use crate::config::{Config, Setting, Sources};
 use crate::consensus::Role;
 use crate::env::disk::{Disk, SystemDisk};
 use crate::env::net::{self, Listener};
-use crate::node::{Error, Node};
+use crate::node::{Error, Node, Switch};
 use crate::replica::{Phase, Replica};
 use crate::types::{PeerId, Vertex};
 
@@ -32,7 +33,7 @@ pub struct TestCluster {
     settings: Vec<(&'static str, String)>,
     addresses: Vec<String>,
     /// Index: peer. `None` while it is stopped.
-    nodes: Vec<Option<Node>>,
+    peers: Vec<Option<Switch>>,
     folder: Folder,
 }
 
@@ -78,11 +79,11 @@ impl TestCluster {
             addresses.push(format!("http://{}", listener.address()));
             listeners.push(listener);
         }
-        let nodes = listeners.iter().map(|_| None).collect();
+        let peers = listeners.iter().map(|_| None).collect();
         let mut cluster = Self {
             settings,
             addresses,
-            nodes,
+            peers,
             folder,
         };
         for (peer, listener) in listeners.into_iter().enumerate() {
@@ -98,8 +99,8 @@ impl TestCluster {
     }
 
     async fn try_launch(&mut self, peer: usize, listener: Option<Listener>) -> Result<(), Error> {
-        let node = Node::start(self.config(peer), listener).await?;
-        self.nodes[peer] = Some(node);
+        let switch = Box::pin(Switch::start(self.config(peer), listener)).await?;
+        self.peers[peer] = Some(switch);
         Ok(())
     }
 
@@ -138,7 +139,7 @@ impl TestCluster {
     /// When that takes longer than half a minute.
     pub async fn ready(&self) {
         let deadline = Instant::now() + READY_MAX;
-        for node in self.nodes.iter().flatten() {
+        for node in self.nodes() {
             assert!(
                 node.ready(deadline).await,
                 "peer {} has a shard without a leader: {:?}",
@@ -163,20 +164,41 @@ impl TestCluster {
         &self.addresses
     }
 
-    /// A running peer.
+    /// A running peer. Not to be kept: it holds the peer's disk.
+    ///
+    /// # Panics
+    /// When it is stopped, or down for a while.
+    pub fn node(&self, peer: usize) -> Arc<Node> {
+        let node = self.peers[peer].as_ref().and_then(Switch::node);
+        node.unwrap_or_else(|| panic!("peer {peer} is running"))
+    }
+
+    /// The running peers.
+    fn nodes(&self) -> impl Iterator<Item = Arc<Node>> {
+        self.peers.iter().flatten().filter_map(Switch::node)
+    }
+
+    /// A peer over all its lives.
     ///
     /// # Panics
     /// When it is stopped.
-    pub fn node(&self, peer: usize) -> &Node {
-        self.nodes[peer]
+    pub fn switch(&self, peer: usize) -> &Switch {
+        self.peers[peer]
             .as_ref()
-            .unwrap_or_else(|| panic!("peer {peer} is running"))
+            .unwrap_or_else(|| panic!("peer {peer} is not stopped"))
     }
 
     /// Stops a peer; its data stays.
     pub async fn stop_peer(&mut self, peer: usize) {
-        if let Some(node) = self.nodes[peer].take() {
-            node.stop().await;
+        if let Some(switch) = self.peers[peer].take() {
+            switch.stop().await;
+        }
+    }
+
+    /// Ends a peer as a kill does: its connections are cut, nobody is told, its data stays. [`Self::start_peer`] brings it back.
+    pub async fn fail_peer(&mut self, peer: usize) {
+        if let Some(switch) = self.peers[peer].take() {
+            switch.fail().await;
         }
     }
 
@@ -196,8 +218,8 @@ impl TestCluster {
     /// Starts those peers again whose disk failed under them, as a supervisor would, and says which.
     pub async fn restart_failed(&mut self) -> Vec<usize> {
         let mut failed = Vec::new();
-        for peer in 0..self.nodes.len() {
-            let node = self.nodes[peer].as_ref();
+        for peer in 0..self.peers.len() {
+            let node = self.peers[peer].as_ref().and_then(Switch::node);
             if node.is_some_and(|node| node.failed().borrow().is_some()) {
                 self.stop_peer(peer).await;
                 self.start_peer(peer).await;
@@ -217,7 +239,7 @@ impl TestCluster {
     /// # Panics
     /// When the peer runs.
     pub fn wipe_peer(&self, peer: usize) {
-        assert!(self.nodes[peer].is_none(), "peer {peer} is stopped");
+        assert!(self.peers[peer].is_none(), "peer {peer} is stopped");
         SystemDisk
             .remove_directory(&self.peer_dir(peer))
             .expect("the folder of a stopped peer can be removed");
@@ -225,17 +247,16 @@ impl TestCluster {
 
     /// Stops all peers.
     pub async fn stop(&mut self) {
-        for peer in 0..self.nodes.len() {
+        for peer in 0..self.peers.len() {
             self.stop_peer(peer).await;
         }
     }
 
     /// The running peers that hold a replica of a shard.
     pub fn holders(&self, shard: Vertex) -> Vec<PeerId> {
-        let nodes = self.nodes.iter().flatten();
-        nodes
+        self.nodes()
             .filter(|node| node.replicas().get(shard).is_some())
-            .map(Node::peer)
+            .map(|node| node.peer())
             .collect()
     }
 
@@ -246,18 +267,14 @@ impl TestCluster {
     pub async fn assert_replicas_equal(&self) {
         let deadline = Instant::now() + READY_MAX;
         let shards: std::collections::BTreeSet<Vertex> = self
-            .nodes
-            .iter()
-            .flatten()
+            .nodes()
             .flat_map(|node| node.replicas().all())
             .map(|replica| replica.shard())
             .collect();
         for shard in shards {
             self.wait_until_applied(shard, deadline).await;
             let replicas = self
-                .nodes
-                .iter()
-                .flatten()
+                .nodes()
                 .filter_map(|node| Some((node.peer(), node.replicas().get(shard)?)));
             let digests: Vec<_> = replicas
                 .map(|(peer, replica)| {
@@ -280,7 +297,7 @@ impl TestCluster {
     /// What keeps the running replicas from being whole: one does not serve, is not in its place in the group, is behind, cannot be read, or
     /// differs from another. `None`: they all hold the same, to the last byte. Nobody must write meanwhile.
     pub async fn replicas_differ(&self) -> Option<String> {
-        let nodes = || self.nodes.iter().flatten();
+        let nodes = || self.nodes();
         let shards: std::collections::BTreeSet<Vertex> = nodes()
             .flat_map(|node| node.replicas().all())
             .map(|replica| replica.shard())
@@ -341,11 +358,7 @@ impl TestCluster {
 
     async fn wait_until_applied(&self, shard: Vertex, deadline: Instant) {
         loop {
-            let replicas = self
-                .nodes
-                .iter()
-                .flatten()
-                .filter_map(|node| node.replicas().get(shard));
+            let replicas = self.nodes().filter_map(|node| node.replicas().get(shard));
             let statuses: Vec<_> = replicas.map(|replica| replica.status()).collect();
             let last = statuses.iter().filter_map(|status| status.last).max();
             if statuses.iter().all(|status| status.applied == last) {

@@ -127,3 +127,42 @@ pub enum Error {
         expected: &'static str,
     },
 }
+
+impl Error {
+    /// Whether what was written cannot be read any more, so that reading it again does not help.
+    pub fn is_damage(&self) -> bool {
+        /// What a disk says when it cannot read a sector.
+        const EIO: i32 = 5;
+        match self {
+            Self::Damaged { .. } | Self::SegmentMissing { .. } | Self::EntriesMissing { .. } => {
+                true
+            }
+            Self::Disk(disk::Error::Io {
+                operation: "read",
+                source,
+                ..
+            }) => source.raw_os_error() == Some(EIO),
+            _ => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sector_that_cannot_be_read_is_damage() {
+        let failed = |operation, code| {
+            Error::Disk(disk::Error::Io {
+                operation,
+                path: PathBuf::from("wal/1"),
+                source: std::io::Error::from_raw_os_error(code),
+            })
+        };
+        assert!(failed("read", 5).is_damage());
+        assert!(!failed("sync", 5).is_damage(), "the log has failed then");
+        assert!(!failed("read", 24).is_damage(), "too many open files");
+        assert!(!Error::Closed.is_damage());
+    }
+}

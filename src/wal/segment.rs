@@ -295,7 +295,7 @@ impl Segment {
         while start < self.bytes {
             let count = (self.bytes - start).min(WINDOW_BYTES);
             let bytes = window.get(start, u64::from(count))?;
-            if bytes.iter().any(|byte| *byte != 0) {
+            if !is_zero(bytes) {
                 tail = Tail::Torn;
                 // Records that begin in this stretch may end beyond it.
                 let candidates: Vec<u32> = self.candidates(&mut window, start, end)?;
@@ -386,12 +386,17 @@ fn is_blank(file: &dyn File, from: u64, to: u64) -> Result<bool, disk::Error> {
         buffer.clear();
         buffer.resize(usize::try_from(count).unwrap_or(0), 1);
         file.read_at(position, &mut buffer)?;
-        if buffer.iter().any(|byte| *byte != 0) {
+        if !is_zero(&buffer) {
             return Ok(false);
         }
         position += count;
     }
     Ok(true)
+}
+
+/// Looks at all bytes, which is many times faster than to stop at the first that is not zero: a start looks at whole segments of zeros.
+fn is_zero(bytes: &[u8]) -> bool {
+    bytes.iter().fold(0, |all, byte| all | byte) == 0
 }
 
 /// A part of a file in memory, which follows what is asked for.

@@ -12,6 +12,10 @@
     reason = "a test proves things with these"
 )]
 
+#[expect(
+    dead_code,
+    reason = "shared with the benchmarks, one of which harms single peers"
+)]
 mod process;
 mod startup;
 

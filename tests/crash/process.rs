@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use cubecast_sdk::proto::v1::GetNodeStatusRequest;
@@ -17,7 +17,8 @@ const READY_MAX: Duration = Duration::from_secs(60);
 pub struct Processes {
     folder: PathBuf,
     ports: Vec<u16>,
-    children: Vec<Child>,
+    /// Index: peer. `None` while it does not run.
+    children: Vec<Option<Child>>,
 }
 
 impl Processes {
@@ -48,7 +49,37 @@ impl Processes {
 
     /// The processes of the running peers.
     pub fn pids(&self) -> Vec<u32> {
-        self.children.iter().map(Child::id).collect()
+        self.children.iter().flatten().map(Child::id).collect()
+    }
+
+    /// The process of a running peer.
+    pub fn pid(&self, peer: usize) -> u32 {
+        self.children[peer].as_ref().unwrap().id()
+    }
+
+    /// It was started, and neither killed nor seen to end.
+    pub fn is_running(&self, peer: usize) -> bool {
+        self.children[peer].is_some()
+    }
+
+    /// Starts a peer again and does not wait.
+    pub fn start_peer(&mut self, peer: usize) {
+        assert!(!self.is_running(peer), "peer {peer} runs");
+        self.children[peer] = Some(self.spawn(peer));
+    }
+
+    /// SIGKILL to one peer.
+    pub fn kill(&mut self, peer: usize) {
+        let mut child = self.children[peer].take().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// How a peer that was told to stop has ended. `None`: not yet.
+    pub fn ended(&mut self, peer: usize) -> Option<ExitStatus> {
+        let status = self.children[peer].as_mut()?.try_wait().unwrap()?;
+        self.children[peer] = None;
+        Some(status)
     }
 
     fn spawn(&self, peer: usize) -> Child {
@@ -80,7 +111,7 @@ impl Processes {
 
     /// Starts all peers again and waits until they serve.
     pub async fn restart_all(&mut self) {
-        self.children = (0..8).map(|peer| self.spawn(peer)).collect();
+        self.children = (0..8).map(|peer| Some(self.spawn(peer))).collect();
         let deadline = Instant::now() + READY_MAX;
         for peer in 0..8 {
             while !self.is_ready(peer).await {
@@ -132,10 +163,10 @@ impl Processes {
 
     /// SIGKILL to all, before any of them can notice that another is gone.
     pub fn kill_all(&mut self) {
-        for child in &mut self.children {
+        for child in self.children.iter_mut().flatten() {
             child.kill().unwrap();
         }
-        for child in &mut self.children {
+        for child in self.children.iter_mut().flatten() {
             child.wait().unwrap();
         }
         self.children.clear();
@@ -152,7 +183,8 @@ impl Processes {
             assert!(stopped.success());
         }
         let deadline = Instant::now() + READY_MAX;
-        for (peer, mut child) in std::mem::take(&mut self.children).into_iter().enumerate() {
+        let children = std::mem::take(&mut self.children);
+        for (peer, mut child) in children.into_iter().flatten().enumerate() {
             let status = loop {
                 if let Some(status) = child.try_wait().unwrap() {
                     break status;
@@ -175,7 +207,7 @@ impl Processes {
 
 impl Drop for Processes {
     fn drop(&mut self) {
-        for child in &mut self.children {
+        for child in self.children.iter_mut().flatten() {
             let _ = child.kill();
             let _ = child.wait();
         }

@@ -24,13 +24,15 @@ const FLIPS: usize = 12;
 const HEAL_MAX: Duration = Duration::from_secs(120);
 
 /// Small files and an eager store, so that everything there is has been on disk, in every kind of file.
-const SETTINGS: [(&str, &str); 6] = [
+const SETTINGS: [(&str, &str); 7] = [
     ("limits.request_bytes_max", "65536"),
     ("limits.message_bytes_max", "32768"),
     ("wal.segment_bytes_max", "262144"),
     ("wal.keep_bytes", "262144"),
     ("store.memtable_bytes", "1048576"),
     ("store.flush_interval", "200ms"),
+    // Voters stay whom they are, so that it is known who is a minority.
+    ("failover.standby_after", "10min"),
 ];
 
 /// What was acknowledged: topic, offset, text.

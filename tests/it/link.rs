@@ -4,10 +4,12 @@ use std::future::Future;
 use std::time::Duration;
 
 use cubecast::proto::peer::v1::directory_service_client::DirectoryServiceClient;
+use cubecast::proto::peer::v1::link_service_client::LinkServiceClient;
 use cubecast::proto::peer::v1::raft_service_client::RaftServiceClient;
 use cubecast::proto::peer::v1::{
-    AppendRequest, HeartbeatRequest, ListShardRequest, ListShardSubscriptionsRequest,
-    RemoveSubscriptionsRequest, ResolveRequest, TransferLeaderRequest, VoteRequest,
+    AppendRequest, BeatRequest, HeartbeatRequest, ListShardRequest, ListShardSubscriptionsRequest,
+    RemoveSubscriptionsRequest, ResolveRequest, ShardTailRequest, TransferLeaderRequest,
+    VoteRequest,
 };
 use cubecast::testing::TestCluster;
 use cubecast_sdk::proto::v1::peer_service_client::PeerServiceClient;
@@ -17,8 +19,8 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
 use crate::support::{
-    Plain, bits, create_publisher, create_subscriber, create_topic, message, name_owned_by, plain,
-    publish_as, pull, reason, subscribe,
+    Plain, all_know_gone, bits, create_publisher, create_subscriber, create_topic, message,
+    name_owned_by, plain, publish_as, pull, reason, subscribe,
 };
 use crate::wire::{PATIENCE, Wire, assert_healthy, errors, expected, told};
 
@@ -53,8 +55,10 @@ async fn refusals(address: &str, claim: &[(&'static str, &'static str)]) -> Vec<
         .await
         .unwrap();
     let mut raft = RaftServiceClient::new(channel.clone());
+    let mut link = LinkServiceClient::new(channel.clone());
     let mut directory = DirectoryServiceClient::new(channel);
     errors![
+        link.beat(say(tokio_stream::once(BeatRequest::default()), claim)),
         raft.append(say(tokio_stream::once(AppendRequest::default()), claim)),
         raft.heartbeat(say(HeartbeatRequest::default(), claim)),
         raft.vote(say(
@@ -95,6 +99,7 @@ async fn refusals(address: &str, claim: &[(&'static str, &'static str)]) -> Vec<
             },
             claim,
         )),
+        directory.shard_tail(say(ShardTailRequest { shard: 4 }, claim)),
         directory.remove_subscriptions(say(
             RemoveSubscriptionsRequest {
                 shard: 4,
@@ -212,17 +217,21 @@ async fn eventually<T, F: Future<Output = Result<T, Status>>>(mut attempt: impl 
 /// Why a shard without a majority takes nothing.
 const WITHOUT_LEADER: [&str; 3] = ["NO_LEADER", "NO_QUORUM", "PEER_UNREACHABLE"];
 
+/// No standby steps in while a test takes the majority away.
+const SAME_VOTERS: [(&str, &str); 1] = [("failover.standby_after", "60s")];
+
 /// How much later than its deadline an answer may come on a busy machine.
 const SLACK: Duration = Duration::from_secs(2);
 
 // G6, G8: the leader and another voter are gone. The refusal is typed and in time, and it is definite.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_majority_a_publish_is_refused_in_time_and_nothing_is_lost() {
-    let mut cluster = TestCluster::start().await;
+    let mut cluster = TestCluster::with_settings(&SAME_VOTERS).await;
     let (topic, mut client) = prepare(&cluster).await;
     let wire = Wire::connect(cluster.address(3)).await.unwrap();
     cluster.stop_peer(4).await;
     cluster.stop_peer(5).await;
+    all_know_gone(&cluster, &[4, 5]).await;
     // Through a peer without a part in the shard, through the last voter, and through the standby.
     for peer in [3, 6, 0] {
         let wire = Wire::connect(cluster.address(peer)).await.unwrap();
@@ -276,7 +285,7 @@ async fn without_a_majority_a_publish_is_refused_in_time_and_nothing_is_lost() {
 // G6, G8: the leader lives and its majority is gone. What it had taken is of unknown fate; then it takes nothing more.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_without_its_majority_soon_refuses_and_stores_nothing_twice() {
-    let mut cluster = TestCluster::start().await;
+    let mut cluster = TestCluster::with_settings(&SAME_VOTERS).await;
     let (topic, mut client) = prepare(&cluster).await;
     let wire = Wire::connect(cluster.address(3)).await.unwrap();
     cluster.stop_peer(5).await;

@@ -11,7 +11,9 @@ use futures::TryStreamExt;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use crate::support::{Plain, bits, create_publisher, create_topic, name_owned_by, plain, reason};
+use crate::support::{
+    Plain, all_know_gone, bits, create_publisher, create_topic, name_owned_by, plain, reason,
+};
 use crate::wire::field;
 
 const REQUEST_ID: &str = "123e4567-e89b-12d3-a456-426614174000";
@@ -179,11 +181,13 @@ async fn batch_that_is_wrong_as_a_whole_creates_nothing() {
 // REQ E14: a shard that cannot be written does not hinder those that can.
 #[tokio::test(flavor = "multi_thread")]
 async fn topics_of_a_shard_without_a_majority_fail_alone() {
-    let mut cluster = TestCluster::start().await;
+    let same_voters = [("failover.standby_after", "60s")];
+    let mut cluster = TestCluster::with_settings(&same_voters).await;
     // Shard 000 votes on 000, 001 and 010.
     for peer in [0, 1] {
         cluster.stop_peer(peer).await;
     }
+    all_know_gone(&cluster, &[0, 1]).await;
     let mut client = plain(cluster.address(7)).await;
     let lost = name_owned_by("lost", 0);
     let made = name_owned_by("made", 7);

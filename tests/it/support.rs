@@ -1,7 +1,8 @@
 //! What several tests need: a plain client of one peer, names with a known owner, short ways to call.
 
 use cubecast::cube;
-use cubecast::types::{Dimension, Name, Vertex};
+use cubecast::testing::TestCluster;
+use cubecast::types::{Dimension, Name, PeerId, Vertex};
 use cubecast_sdk::proto::v1::peer_service_client::PeerServiceClient;
 use cubecast_sdk::proto::v1::{
     CreatePublisherRequest, CreateSubscriberRequest, CreateTopicRequest, Message, PublishRequest,
@@ -11,6 +12,8 @@ use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
+use crate::wire::PATIENCE;
+
 /// The generated client of one peer: no SDK, no failover, no retries.
 pub type Plain = PeerServiceClient<Channel>;
 
@@ -18,6 +21,18 @@ pub type Plain = PeerServiceClient<Channel>;
 pub async fn plain(address: &str) -> Plain {
     let endpoint = Channel::from_shared(address.to_owned()).unwrap();
     PeerServiceClient::new(endpoint.connect().await.unwrap())
+}
+
+/// Waits until all the others know that these peers are gone. What a leader takes before it knows, and can then not commit, is of unknown fate.
+pub async fn all_know_gone(cluster: &TestCluster, gone: &[u16]) {
+    for peer in (0..8).filter(|peer| !gone.contains(peer)) {
+        let mut links = cluster.node(usize::from(peer)).peers().links().watch();
+        let all = links.wait_for(|map| gone.iter().all(|other| map.is_gone(PeerId(*other))));
+        assert!(
+            matches!(tokio::time::timeout(PATIENCE, all).await, Ok(Ok(_))),
+            "peer {peer} does not see that {gone:?} are gone"
+        );
+    }
 }
 
 /// The first name of the form `{prefix}{number}` that the vertex with this index owns.

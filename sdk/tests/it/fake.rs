@@ -2,7 +2,7 @@
 //!
 //! All peers of a [`FakeCluster`] share the log, as if every call were forwarded. Begin with [`FakeCluster::start`].
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -59,6 +59,10 @@ struct State {
     missed: u64,
     /// The vertex that answers all calls.
     leader: Option<String>,
+    /// The vertex that owns all topics.
+    owner: String,
+    /// Peers that answer nothing at the moment.
+    silent: HashSet<usize>,
 }
 
 impl FakeCluster {
@@ -121,6 +125,21 @@ impl FakeCluster {
     /// The peer's calls are answered in the name of this vertex from now on.
     pub fn lead(&self, vertex: &str) {
         self.state.lock().unwrap().leader = Some(vertex.to_owned());
+    }
+
+    /// The vertex owns all topics.
+    pub fn own(&self, vertex: &str) {
+        self.state.lock().unwrap().owner = vertex.to_owned();
+    }
+
+    /// The peer answers nothing from now on, as if it were paused.
+    pub fn silence(&self, peer: usize) {
+        self.state.lock().unwrap().silent.insert(peer);
+    }
+
+    /// The peer goes on.
+    pub fn wake(&self, peer: usize) {
+        self.state.lock().unwrap().silent.remove(&peer);
     }
 
     /// Forgets all sessions.
@@ -278,6 +297,10 @@ impl State {
         let mut answer = v1::PublishResponse {
             first_offset: self.messages.len() as u64,
             message_count: u32::try_from(request.messages.len()).unwrap(),
+            placement: Some(v1::Placement {
+                owner: self.owner.clone(),
+                ..Default::default()
+            }),
             ..Default::default()
         };
         if let Some(v1::PublishSequence { session, sequence }) = request.sequence {
@@ -359,6 +382,9 @@ impl FakePeer {
                 .filter(|_| method != "GetNodeStatus");
             faults.and_then(VecDeque::pop_front)
         };
+        while self.state.lock().unwrap().silent.contains(&self.peer) {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
         match fault {
             Some(Fault::Hang) => tokio::time::sleep(Duration::from_secs(600)).await,
             Some(Fault::Refuse(code, reason, key, value)) => {

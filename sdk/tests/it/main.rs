@@ -7,6 +7,7 @@
 )]
 
 mod batch;
+mod failover;
 mod fake;
 
 use std::collections::HashSet;

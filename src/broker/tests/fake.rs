@@ -9,16 +9,19 @@ use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::super::{
-    Access, Broker, Call, Directory, Error, Kind, Options, Pull, Pulled, Unresolved, Watch,
+    Access, Broker, Call, CreateTopic, Directory, Error, Kind, Options, Publish, Published, Pull,
+    Pulled, Unresolved, Watch,
 };
 use crate::consensus::{Member, Role, Status};
 use crate::replica::{self, Consistency, Proposed, Read};
-use crate::shard::{Command, Machine};
+use crate::shard::{Command, Machine, Start};
 use crate::store::MemoryStore;
 use crate::types::{
-    LogIndex, LogPosition, Name, Offset, PeerId, Term, Timestamp, TopicName, Vertex,
+    LogIndex, LogPosition, Name, Offset, PeerId, Retention, SubscriberId, Term, Timestamp,
+    TopicName, Vertex,
 };
 
 /// A broker with one replica.
@@ -49,6 +52,35 @@ impl World {
         }
     }
 
+    /// Publishes what must not be refused.
+    pub(super) async fn publish(&self, publish: &Publish) -> Published {
+        self.broker.publish(&self.call(), publish).await.unwrap()
+    }
+
+    /// Pulls what must not be refused.
+    pub(super) async fn pull(&self, pull: &Pull) -> Pulled {
+        self.broker.pull(&self.call(), pull).await.unwrap()
+    }
+
+    /// Creates a topic that keeps its messages for ever.
+    pub(super) async fn create(&self, topic: &TopicName) {
+        let create = CreateTopic {
+            topic: topic.clone(),
+            creator: None,
+            request_id: None,
+            retention: Retention::FOR_EVER,
+        };
+        let created = self.broker.create_topic(&self.call(), &create).await;
+        created.unwrap();
+    }
+
+    /// Gives a subscriber a cursor at the beginning of a topic.
+    pub(super) async fn subscribe(&self, topic: &TopicName, subscriber: &SubscriberId) {
+        let (call, whose) = (self.call(), (topic, subscriber));
+        let subscribed = self.broker.subscribe(&call, whose, Start::Earliest);
+        subscribed.await.unwrap();
+    }
+
     /// Pulls in the background.
     pub(super) fn spawn_pull(&self, pull: Pull) -> JoinHandle<Result<Pulled, Error>> {
         let (broker, replica, directory) = (
@@ -74,7 +106,9 @@ impl World {
 
     /// Returns when a pull waits.
     pub(super) async fn waiting(&self) {
+        let end = Instant::now() + Duration::from_secs(60);
         while self.replica.shared.waiting.load(Ordering::SeqCst) == 0 {
+            assert!(Instant::now() < end, "no pull waits");
             tokio::task::yield_now().await;
         }
     }
@@ -90,6 +124,8 @@ struct Shared {
     machine: Mutex<Machine>,
     index: AtomicU64,
     changes: watch::Sender<u64>,
+    /// Nobody is to wait any more.
+    closed: CancellationToken,
     waiting: AtomicU32,
     /// How many acknowledgements are overtaken by another subscriber's.
     disturbances: AtomicU32,
@@ -105,6 +141,7 @@ impl Fake {
                 machine: Mutex::new(machine),
                 index: AtomicU64::new(0),
                 changes: watch::channel(0).0,
+                closed: CancellationToken::new(),
                 waiting: AtomicU32::new(0),
                 disturbances: AtomicU32::new(0),
                 stored: AtomicU32::new(4),
@@ -120,6 +157,11 @@ impl Fake {
     /// From now on two replicas do not store anything.
     pub(super) fn lag(&self) {
         self.shared.stored.store(2, Ordering::SeqCst);
+    }
+
+    /// Lets nobody wait any more, as a peer does that stops.
+    pub(super) fn drain(&self) {
+        self.shared.closed.cancel();
     }
 
     fn apply(&self, command: &Command) -> Proposed {
@@ -213,6 +255,10 @@ impl Access for Fake {
             committed: None,
             applied: None,
             replicas: (0..4).map(member).collect(),
+            quorum: crate::consensus::Quorum {
+                voters: 3,
+                reachable: 3,
+            },
         }
     }
 }
@@ -225,9 +271,13 @@ pub(super) struct FakeWatch {
 impl Watch for FakeWatch {
     async fn changed(&mut self, deadline: Instant) -> bool {
         self.shared.waiting.fetch_add(1, Ordering::SeqCst);
-        let result = tokio::time::timeout_at(deadline, self.changes.changed()).await;
+        let has_changed = tokio::select! {
+            biased;
+            () = self.shared.closed.cancelled() => false,
+            changed = tokio::time::timeout_at(deadline, self.changes.changed()) => changed.is_ok(),
+        };
         self.shared.waiting.fetch_sub(1, Ordering::SeqCst);
-        result.is_ok()
+        has_changed
     }
 }
 

@@ -38,19 +38,11 @@ async fn trim(world: &World, before: u64) {
 async fn pull_tells_what_was_missed_until_the_cursor_moves() {
     let world = world().await;
     for _ in 0..4 {
-        world
-            .broker
-            .publish(&world.call(), &publish(2))
-            .await
-            .unwrap();
+        world.publish(&publish(2)).await;
     }
     trim(&world, 4).await;
     for _ in 0..2 {
-        let pulled = world
-            .broker
-            .pull(&world.call(), &pull(Duration::ZERO))
-            .await
-            .unwrap();
+        let pulled = world.pull(&pull(Duration::ZERO)).await;
         assert_eq!(
             (pulled.missed, pulled.cursor, pulled.next_offset),
             (4, Offset(4), Offset(8))
@@ -61,9 +53,9 @@ async fn pull_tells_what_was_missed_until_the_cursor_moves() {
         acknowledgement: Acknowledgement::Pull,
         ..pull(Duration::ZERO)
     };
-    let pulled = world.broker.pull(&world.call(), &all).await.unwrap();
+    let pulled = world.pull(&all).await;
     assert_eq!((pulled.missed, pulled.cursor), (4, Offset(8)));
-    let pulled = world.broker.pull(&world.call(), &all).await.unwrap();
+    let pulled = world.pull(&all).await;
     assert_eq!((pulled.missed, pulled.batches.len()), (0, 0));
 }
 
@@ -71,22 +63,14 @@ async fn pull_tells_what_was_missed_until_the_cursor_moves() {
 async fn acknowledgement_of_removed_messages_is_harmless() {
     let world = world().await;
     for _ in 0..4 {
-        world
-            .broker
-            .publish(&world.call(), &publish(2))
-            .await
-            .unwrap();
+        world.publish(&publish(2)).await;
     }
     trim(&world, 4).await;
     let acknowledging = Pull {
         acknowledge_to: Some(Offset(2)),
         ..pull(Duration::ZERO)
     };
-    let pulled = world
-        .broker
-        .pull(&world.call(), &acknowledging)
-        .await
-        .unwrap();
+    let pulled = world.pull(&acknowledging).await;
     assert_eq!(
         (pulled.cursor, pulled.batches[0].base_offset),
         (Offset(4), Offset(4))

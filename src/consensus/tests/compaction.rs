@@ -121,3 +121,36 @@ async fn barrier_freezes_every_replica_at_the_same_entry() {
     assert_ne!(digests[0], cluster.digest(0));
     cluster.stop().await;
 }
+
+// A replica that gets a snapshot goes on from the log behind it; with that gone it would need the next snapshot, and the next.
+#[tokio::test(flavor = "multi_thread")]
+async fn log_behind_a_snapshot_on_its_way_stays() {
+    let cluster = Cluster::start().await;
+    cluster.propose(create()).await;
+    let sent = cluster.publish(50).await;
+    let (group, node) = (cluster.group(0), cluster.peer(2).node());
+    let deliveries = &group.parts.progress.deliveries;
+    let delivery = deliveries.prepare(node, sent.index.0);
+    delivery.begin()();
+    let last = cluster.publish(50).await;
+    for number in PEERS {
+        cluster.applied(number, last).await;
+    }
+    cluster.peer(0).store.checkpoint().unwrap();
+    let wal = &cluster.peer(0).life.as_ref().unwrap().wal;
+    let purged = || {
+        wal.bounds(shard())
+            .purged
+            .map(|purged| purged.position.index)
+    };
+    let end = deadline();
+    while purged() < Some(sent.index) {
+        assert!(Instant::now() < end, "the log was not purged in time");
+        group.compact(last.index).await;
+    }
+    group.compact(last.index).await;
+    assert_eq!(purged(), Some(sent.index));
+    drop(delivery);
+    cluster.compact(0).await;
+    cluster.stop().await;
+}

@@ -2,6 +2,7 @@
 
 mod admission;
 mod compaction;
+mod failover;
 mod snapshot;
 
 use std::collections::BTreeMap;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -19,7 +21,7 @@ use tokio_stream::wrappers::TcpListenerStream;
 use super::*;
 use crate::env::disk::SystemDisk;
 use crate::env::entropy::SystemEntropy;
-use crate::link::{self, Acquaintances, Identity};
+use crate::link::{self, Acquaintances, Identity, LinkMap, LinkState};
 use crate::rpc::raft::{Groups, service};
 use crate::shard::{Command, View};
 use crate::store::{MemoryStore, Reader};
@@ -32,6 +34,14 @@ const PEERS: [u16; 4] = [0, 1, 2, 4];
 
 fn shard() -> Vertex {
     Vertex::new(0, Dimension::new(3).unwrap()).unwrap()
+}
+
+/// The peers and where they are on the cube.
+fn members() -> impl Iterator<Item = (PeerId, Vertex)> {
+    let vertex = |number| Vertex::new(number, shard().dimension()).unwrap();
+    PEERS
+        .into_iter()
+        .map(move |number| (PeerId(number), vertex(number)))
 }
 
 fn topic() -> TopicName {
@@ -59,6 +69,8 @@ struct Life {
     group: Group,
     wal: Arc<dyn RaftLog>,
     peers: Peers,
+    /// What it is told of links.
+    links: watch::Sender<Arc<LinkMap>>,
     server: Server,
     observed: Arc<Mutex<Vec<Frozen>>>,
 }
@@ -72,7 +84,25 @@ struct Peer {
     directory: u128,
     incarnation: Incarnation,
     room: Arc<Room>,
+    pace: Pace,
     life: Option<Life>,
+}
+
+/// How soon the group does something by itself.
+#[derive(Debug, Clone, Copy)]
+struct Pace {
+    election_timeout: Duration,
+    standby_after: Duration,
+    return_after: Duration,
+}
+
+impl Pace {
+    /// By timers, and nothing else within the time of a test.
+    const TIMERS: Self = Self {
+        election_timeout: Duration::from_millis(400),
+        standby_after: Duration::from_secs(60),
+        return_after: Duration::from_secs(60),
+    };
 }
 
 struct Cluster {
@@ -97,7 +127,11 @@ impl Groups for Alone {
 impl Cluster {
     /// All peers, led by the first.
     async fn start() -> Self {
-        let mut cluster = Self::prepare().await;
+        Self::start_with(Pace::TIMERS).await
+    }
+
+    async fn start_with(pace: Pace) -> Self {
+        let mut cluster = Self::prepare(pace).await;
         for number in PEERS {
             cluster.up(number).await;
         }
@@ -105,7 +139,7 @@ impl Cluster {
         cluster
     }
 
-    async fn prepare() -> Self {
+    async fn prepare(pace: Pace) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut addresses = BTreeMap::new();
         let mut peers = BTreeMap::new();
@@ -121,6 +155,7 @@ impl Cluster {
                 directory: u128::from(number),
                 incarnation: Incarnation(1),
                 room: Arc::new(Room::new(ByteCount(1000))),
+                pace,
                 life: None,
             };
             peers.insert(number, peer);
@@ -249,8 +284,10 @@ impl Peer {
             voters: [0, 1, 2].map(PeerId).to_vec(),
             standbys: vec![PeerId(4)],
             heartbeat_interval: Duration::from_millis(100),
-            election_timeout_min: Duration::from_millis(400),
-            election_timeout_max: Duration::from_millis(800),
+            election_timeout_min: self.pace.election_timeout,
+            election_timeout_max: 2 * self.pace.election_timeout,
+            standby_after: self.pace.standby_after,
+            return_after: self.pace.return_after,
         }
     }
 
@@ -259,6 +296,8 @@ impl Peer {
         let disk: Arc<dyn Disk> = Arc::new(SystemDisk);
         let wal = self.open_log(Arc::clone(&disk));
         let peers = self.open_link(Arc::clone(&disk), addresses);
+        let map = LinkMap::connected(PeerId(self.number), members());
+        let (fixed, links) = Links::fixed(map);
         let store: Arc<dyn TopicStore> = Arc::<MemoryStore>::clone(&self.store);
         let machine = shard::Machine::open(shard(), Arc::clone(&store)).unwrap();
         let observed = Arc::new(Mutex::new(Vec::new()));
@@ -267,6 +306,7 @@ impl Peer {
             shard: shard(),
             wal: Arc::clone(&wal),
             peers: peers.clone(),
+            links: fixed,
             mark: machine.mark().cloned(),
             machine,
             observer: Arc::new(move |happened| {
@@ -293,6 +333,7 @@ impl Peer {
             group,
             wal,
             peers,
+            links,
             server,
             observed,
         })
@@ -313,17 +354,14 @@ impl Peer {
 
     fn open_link(&self, disk: Arc<dyn Disk>, addresses: &BTreeMap<PeerId, String>) -> Peers {
         let others = addresses.iter().filter(|(peer, _)| peer.0 != self.number);
-        let options = link::Options {
-            identity: Identity {
-                cluster: "test".to_owned(),
-                peer: PeerId(self.number),
-                directory: self.directory,
-                incarnation: self.incarnation,
-            },
-            addresses: others.map(|(peer, at)| (*peer, at.clone())).collect(),
-            connect_timeout: Duration::from_secs(1),
-            keep_alive_interval: Duration::from_secs(2),
+        let identity = Identity {
+            cluster: "test".to_owned(),
+            peer: PeerId(self.number),
+            directory: self.directory,
+            incarnation: self.incarnation,
         };
+        let others = others.map(|(peer, at)| (*peer, at.clone())).collect();
+        let options = link::Options::new(identity, others);
         let acquaintances = Acquaintances::open(disk, Path::new(&self.folder)).unwrap();
         Peers::new(&options, Arc::new(acquaintances)).unwrap()
     }

@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::storage::cluster_id;
+use super::storage::{STAGING, cluster_id};
 use crate::env::disk::{self, Disk, LOCK_FILE, SystemDisk};
 use crate::link::Acquaintances;
 use crate::types::{Dimension, Incarnation, Name, PeerId};
@@ -275,7 +275,7 @@ impl Inspection<'_> {
             } else if name.ends_with(".new") {
                 let text = format!("{} was not finished", path.display());
                 self.tell("leftover", Verdict::Noted, text);
-            } else if name == "staging" {
+            } else if name == STAGING {
                 for file in self.disk.list(&path).unwrap_or_default() {
                     let text = format!("{} was not installed", path.join(file).display());
                     self.tell("leftover", Verdict::Noted, text);

@@ -6,10 +6,12 @@ use super::*;
 use crate::env::disk::Disk;
 use crate::env::entropy::SeededEntropy;
 use crate::env::faulty::{FaultyDisk, Survival};
+use crate::store::FullStore;
 
-struct Alone {
-    replica: Replica,
-    wal: Arc<dyn RaftLog>,
+pub(super) struct Alone {
+    pub(super) replica: Replica,
+    pub(super) wal: Arc<HeldLog>,
+    store: Arc<FullStore>,
 }
 
 impl Alone {
@@ -24,7 +26,7 @@ impl Alone {
 }
 
 /// A new process on the disk. Its store is empty: everything comes from the log.
-async fn alone(disk: &FaultyDisk) -> Alone {
+pub(super) async fn alone(disk: &FaultyDisk) -> Alone {
     let parts = (Arc::new(MemoryLedger::new(Incarnation(1))), ByteCount(0));
     let peer = begin(disk, parts);
     peer.ready().await;
@@ -41,23 +43,26 @@ fn begin(disk: &FaultyDisk, (ledger, reserve): (Arc<MemoryLedger>, ByteCount)) -
         ..crate::wal::Options::new(folder.join("wal"), wal_identity(0))
     };
     let entropy = Arc::new(SeededEntropy::new(1));
-    let wal: Arc<dyn RaftLog> = Arc::new(Wal::open(options, Arc::clone(&disk), entropy).unwrap());
+    let wal = Arc::new(HeldLog {
+        inner: Arc::new(Wal::open(options, Arc::clone(&disk), entropy).unwrap()),
+        held: Mutex::default(),
+        is_full: AtomicBool::new(false),
+    });
     let acquaintances = Arc::new(Acquaintances::open(Arc::clone(&disk), folder).unwrap());
-    let link = link::Options {
-        identity: Identity {
-            cluster: "test".to_owned(),
-            peer: PeerId(0),
-            directory: 0,
-            incarnation: Incarnation(1),
-        },
-        addresses: BTreeMap::new(),
-        connect_timeout: Duration::from_secs(1),
-        keep_alive_interval: Duration::from_secs(2),
+    let identity = Identity {
+        cluster: "test".to_owned(),
+        peer: PeerId(0),
+        directory: 0,
+        incarnation: Incarnation(1),
     };
+    let link = link::Options::new(identity, BTreeMap::new());
+    let peers = Peers::new(&link, acquaintances).unwrap();
+    let store = Arc::new(FullStore::default());
     let parts = Parts {
-        wal: Arc::clone(&wal),
-        store: Arc::new(MemoryStore::new()),
-        peers: Peers::new(&link, acquaintances).unwrap(),
+        wal: Arc::<HeldLog>::clone(&wal),
+        store: Arc::<FullStore>::clone(&store),
+        links: peers.links().clone(),
+        peers,
         disk,
         staging: folder.join("staging"),
         room: Arc::new(Room::new(reserve)),
@@ -73,12 +78,18 @@ fn begin(disk: &FaultyDisk, (ledger, reserve): (Arc<MemoryLedger>, ByteCount)) -
         heartbeat_interval: Duration::from_millis(100),
         election_timeout_min: Duration::from_millis(400),
         election_timeout_max: Duration::from_millis(800),
+        standby_after: Duration::from_secs(60),
+        return_after: Duration::from_secs(60),
     };
     let options = Options {
         command_bytes_max: ByteCount(1 << 20),
     };
     let replica = Replica::start(shard(), group, &parts, options);
-    Alone { replica, wal }
+    Alone {
+        replica,
+        wal,
+        store,
+    }
 }
 
 fn messages(replica: &Replica) -> u64 {
@@ -150,6 +161,42 @@ async fn replica_does_nothing_before_its_peer_knows_who_it_is() {
     );
     assert_eq!(peer.wal.bounds(shard()).hard_state, None);
     ledger.settle();
+    peer.ready().await;
+    peer.replica.stop().await;
+    peer.wal.shutdown();
+}
+
+// This replica cannot be compared with the others then, and goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn barrier_does_no_harm_on_a_full_disk() {
+    let disk = FaultyDisk::new(7);
+    let peer = alone(&disk).await;
+    let created = peer.replica.propose(create("news"), deadline()).await;
+    created.unwrap().outcome.unwrap();
+    let term = peer.replica.status().term;
+    peer.store.fill();
+    let barrier = Command::Barrier { id: 1 };
+    let barrier = peer.replica.propose(barrier, deadline()).await;
+    assert!(matches!(barrier.unwrap().outcome, Ok(Response::Barrier)));
+    let appended = peer.replica.propose(append("news"), deadline()).await;
+    appended.unwrap().outcome.unwrap();
+    assert_eq!(messages(&peer.replica), 1);
+    assert_eq!(peer.replica.status().term, term);
+    peer.replica.stop().await;
+    peer.wal.shutdown();
+}
+
+// G1: what a group finds in its log it takes for durable, and says so to its leader; an earlier group of the same process may have left it there a moment ago.
+#[tokio::test(flavor = "multi_thread")]
+async fn group_begins_when_its_log_is_on_disk() {
+    let disk = FaultyDisk::new(7);
+    let ledger = Arc::new(MemoryLedger::unsettled(Incarnation(1)));
+    let peer = begin(&disk, (Arc::clone(&ledger), ByteCount(0)));
+    peer.wal.hold();
+    ledger.settle();
+    until("it waits for the log", || peer.wal.waiting() == 1).await;
+    assert!(peer.replica.group().is_none());
+    peer.wal.release();
     peer.ready().await;
     peer.replica.stop().await;
     peer.wal.shutdown();

@@ -1,7 +1,10 @@
 //! Three replicas and a standby of one shard, over TCP and with real logs.
 
 mod disk;
+mod failover;
 mod ledger;
+mod repair;
+mod retention;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -19,7 +22,7 @@ use super::*;
 use crate::env::clock::SystemClock;
 use crate::env::disk::SystemDisk;
 use crate::env::entropy::SystemEntropy;
-use crate::link::{self, Acquaintances, Identity};
+use crate::link::{self, Acquaintances, Identity, LinkMap, LinkState};
 use crate::proto::peer::v1::raft_service_server::RaftServiceServer;
 use crate::rpc::raft::RaftApi;
 use crate::shard::Response;
@@ -49,6 +52,12 @@ impl HeldLog {
             durable,
             completions,
         });
+    }
+
+    /// Appends whose callers wait.
+    fn waiting(&self) -> usize {
+        let held = self.held.lock().unwrap();
+        held.as_ref().map_or(0, |held| held.completions.len())
     }
 
     fn release(&self) {
@@ -113,6 +122,9 @@ impl RaftLog for HeldLog {
 struct Peer {
     replica: Replica,
     wal: Arc<HeldLog>,
+    /// What it is told of links.
+    links: tokio::sync::watch::Sender<Arc<LinkMap>>,
+    store: Arc<MemoryStore>,
     server: JoinHandle<()>,
     address: SocketAddr,
 }
@@ -147,26 +159,25 @@ async fn peer(
         is_full: AtomicBool::new(false),
     });
     let acquaintances = Arc::new(Acquaintances::open(Arc::clone(&disk), &folder).unwrap());
-    let link = link::Options {
-        identity: Identity {
-            cluster: "test".to_owned(),
-            peer: PeerId(number),
-            directory: u128::from(number),
-            incarnation: Incarnation(1),
-        },
-        addresses: addresses
-            .iter()
-            .filter(|(peer, _)| peer.0 != number)
-            .map(|(peer, at)| (*peer, at.clone()))
-            .collect(),
-        connect_timeout: Duration::from_secs(1),
-        keep_alive_interval: Duration::from_secs(2),
+    let identity = Identity {
+        cluster: "test".to_owned(),
+        peer: PeerId(number),
+        directory: u128::from(number),
+        incarnation: Incarnation(1),
     };
+    let others = addresses.iter().filter(|(peer, _)| peer.0 != number);
+    let others = others.map(|(peer, at)| (*peer, at.clone())).collect();
+    let link = link::Options::new(identity, others);
     let peers = Peers::new(&link, acquaintances).unwrap();
+    let vertex = |peer: PeerId| Vertex::new(peer.0, shard().dimension()).unwrap();
+    let members = addresses.keys().map(|peer| (*peer, vertex(*peer)));
+    let (fixed, links) = Links::fixed(LinkMap::connected(PeerId(number), members));
+    let store = Arc::new(MemoryStore::new());
     let parts = Parts {
         wal: Arc::<HeldLog>::clone(&wal),
-        store: Arc::new(MemoryStore::new()),
+        store: Arc::<MemoryStore>::clone(&store),
         peers: peers.clone(),
+        links: fixed,
         disk,
         staging: folder.join("staging"),
         room: Arc::new(Room::new(ByteCount(0))),
@@ -195,6 +206,8 @@ async fn peer(
     Peer {
         replica,
         wal,
+        links,
+        store,
         server,
         address,
     }
@@ -209,6 +222,8 @@ fn group_options(number: u16) -> consensus::Options {
         heartbeat_interval: Duration::from_millis(100),
         election_timeout_min: Duration::from_millis(400),
         election_timeout_max: Duration::from_millis(800),
+        standby_after: Duration::from_secs(60),
+        return_after: Duration::from_secs(60),
     }
 }
 

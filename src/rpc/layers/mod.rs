@@ -5,6 +5,7 @@
 
 mod deadline;
 mod refine;
+mod relay;
 mod shed;
 mod trace;
 
@@ -20,6 +21,8 @@ use tokio::time::Instant;
 use tonic::body::Body;
 use tower::{Layer, Service};
 use tracing::Instrument;
+
+pub use relay::{RELAY_FACT, Relay};
 
 use super::context::Arrival;
 use crate::types::{Limits, PeerId};

@@ -6,6 +6,7 @@ use super::{Checks, Fate, Here, Operation};
 use crate::broker::{Error, Kind, SubscriptionsAsked, TopicsAsked};
 use crate::cluster::Cluster;
 use crate::proto::peer::v1 as proto;
+use crate::replica::Consistency;
 use crate::rpc::api::Api;
 use crate::rpc::status::Fault;
 use crate::rpc::{answer, convert};
@@ -254,5 +255,40 @@ impl Operation for RemoveSubscriptions {
             .remove_subscriptions(&here, &self.subscriber)
             .await?;
         Ok(proto::RemoveSubscriptionsResponse { removed })
+    }
+}
+
+/// Tells how far a shard is committed.
+#[derive(Debug)]
+pub struct ShardTail {
+    vertex: Vertex,
+}
+
+impl Operation for ShardTail {
+    type Request = proto::ShardTailRequest;
+    type Response = proto::ShardTailResponse;
+    const PATH: &'static str = "/cubecast.peer.v1.DirectoryService/ShardTail";
+
+    fn parse(request: &Self::Request, checks: Checks<'_>) -> Result<Self, Fault> {
+        let vertex = convert::shard(request.shard, checks.cluster)?;
+        Ok(Self { vertex })
+    }
+
+    fn vertex(&self, _: &Cluster) -> Vertex {
+        self.vertex
+    }
+
+    fn fate(&self) -> Fate {
+        Fate::Read
+    }
+
+    async fn serve(&self, _: &Api, here: Here<'_>) -> Result<Self::Response, Error> {
+        here.replica
+            .read(Consistency::Linearizable, here.deadline)
+            .await?;
+        let committed = here.replica.status().committed;
+        Ok(proto::ShardTailResponse {
+            committed_index: committed.map(|index| index.0),
+        })
     }
 }

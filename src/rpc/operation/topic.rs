@@ -224,6 +224,7 @@ impl Operation for LocateTopic {
             .locate(&here, &self.topic, self.consistency)
             .await?;
         let (cluster, vertex, status) = (api.cluster(), here.replica.shard(), &located.status);
+        let links = &api.parts.peers.links().now();
         let leader = status.leader;
         Ok(proto::LocateTopicResponse {
             topic: self.topic.to_string(),
@@ -235,7 +236,7 @@ impl Operation for LocateTopic {
                 .unwrap_or_default()
                 .to_owned(),
             term: leader.map_or(0, |_| status.term.0),
-            replicas: answer::replicas(cluster, vertex, status),
+            replicas: answer::replicas(answer::Sight { cluster, links }, vertex, status),
             source: Some(answer::source(cluster, &here, located.freshness)),
         })
     }

@@ -174,7 +174,12 @@ fn unknown_fate_is_never_told_as_a_failure() {
 fn what_another_replica_may_do_is_not_final() {
     for (error, expected) in [
         (
-            consensus::Error::NoQuorum { shard: shard() }.into(),
+            consensus::Error::NoQuorum {
+                shard: shard(),
+                voters: 3,
+                reachable: 1,
+            }
+            .into(),
             Reason::NoQuorum,
         ),
         (
@@ -186,7 +191,7 @@ fn what_another_replica_may_do_is_not_final() {
             Reason::DeadlineExceeded,
         ),
     ] {
-        let Failure::Elsewhere(status) = of(error) else {
+        let (Failure::Elsewhere(status) | Failure::NoQuorum(status)) = of(error) else {
             panic!("{expected:?} is not final")
         };
         assert_eq!(reason(&status), Some(expected));

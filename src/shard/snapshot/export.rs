@@ -18,8 +18,8 @@ const CHUNK_BYTES: usize = 256 << 10;
 /// Rows read at once.
 const PAGE_ROWS: usize = 256;
 
-/// The shard as chunks: what it counts, publishers, subscribers, then each topic with its indexes, sessions, sequences, subscriptions and
-/// batches, in the order of names. Memory is bounded, whatever the shard holds. The view must be of a frozen reader: chunks of a shard that
+/// The shard as chunks: what it counts, publishers, subscribers, then topics with their indexes in the order of names, and after each page of them their
+/// sessions, sequences, subscriptions and batches. Memory is bounded, whatever the shard holds. The view must be of a frozen reader: chunks of a shard that
 /// changes would not fit together.
 ///
 /// Ends after the first error: when the store cannot be read, or what a row speaks of is not there.

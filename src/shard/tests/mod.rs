@@ -7,6 +7,7 @@ mod property;
 mod retention;
 mod snapshot;
 mod transcript;
+mod version;
 
 use std::sync::Arc;
 

@@ -210,9 +210,9 @@ pub(super) fn seen(view: &View) -> Vec<String> {
         let digest = view.topic_digest(topic).unwrap();
         let batches = view.batches(topic, Offset(0), u32::MAX, ByteCount(u64::MAX));
         let subscriptions = view.subscriptions_of_topic(topic, None, 100).unwrap();
-        let target = view.trim_target(topic, Timestamp(15));
+        let due = view.due(topic, Timestamp(15));
         seen.push(format!(
-            "{topic:?} {digest} {batches:?} {subscriptions:?} {target:?}"
+            "{topic:?} {digest} {batches:?} {subscriptions:?} {due:?}"
         ));
     }
     for name in ["p", "q"] {

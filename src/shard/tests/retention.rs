@@ -7,11 +7,18 @@ use proptest::prelude::*;
 use super::*;
 use crate::types::{ByteCount, Offset};
 
-fn found(single: &Single, retention: Retention, now: u64) -> Option<(Offset, ByteCount)> {
+fn due(single: &Single, retention: Retention, now: u64) -> Due {
     let view = single.machine.view();
     let mut row = view.topic(&topic("news")).unwrap().unwrap();
     row.retention = retention;
-    view.trim_target(&row, Timestamp(now)).unwrap()
+    view.due(&row, Timestamp(now)).unwrap()
+}
+
+fn found(single: &Single, retention: Retention, now: u64) -> Option<(Offset, ByteCount)> {
+    match due(single, retention, now) {
+        Due::Trim(before, bytes) => Some((before, bytes)),
+        Due::After(_) | Due::Nothing => None,
+    }
 }
 
 fn append_at(single: &mut Single, count: usize, at: u64) {
@@ -109,11 +116,13 @@ fn row_read_before_a_trim_has_no_target() {
     let view = single.machine.view();
     let mut old = view.topic(&topic("news")).unwrap().unwrap();
     old.retention.messages = Some(0);
-    let target = view.trim_target(&old, Timestamp(2)).unwrap().unwrap();
-    trim(&mut single, target);
+    let Due::Trim(before, bytes) = view.due(&old, Timestamp(2)).unwrap() else {
+        panic!("nothing is due");
+    };
+    trim(&mut single, (before, bytes));
     single.machine.store().checkpoint().unwrap();
     while single.machine.store().sweep(10).unwrap() > 0 {}
-    assert_eq!(view.trim_target(&old, Timestamp(2)).unwrap(), None);
+    assert_eq!(view.due(&old, Timestamp(2)).unwrap(), Due::Nothing);
 }
 
 proptest! {
@@ -165,5 +174,14 @@ proptest! {
             expected = Some((Offset(end), ByteCount(freed)));
         }
         prop_assert_eq!(found(&single, retention, now), expected);
+        // What is not due now is due when it is said to be, and not before.
+        match due(&single, retention, now) {
+            Due::Trim(..) => {}
+            Due::After(Timestamp(time)) => {
+                prop_assert_eq!(found(&single, retention, time), None);
+                prop_assert!(found(&single, retention, time + 1).is_some());
+            }
+            Due::Nothing => prop_assert_eq!(found(&single, retention, u64::MAX), None),
+        }
     }
 }

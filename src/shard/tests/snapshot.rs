@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::property::{command, log, seen};
 use super::*;
 use crate::shard::snapshot::export_in;
-use crate::store::{BoxError, Doom, RowRange, Table, Writes};
+use crate::store::{self, BoxError, Doom, FullStore, RowRange, Table, Writes};
 use crate::types::{ByteCount, Offset, RequestId, TopicId};
 
 fn frozen(machine: &Machine) -> View {
@@ -85,6 +85,17 @@ fn example() -> Single {
         topic: topic("gone"),
     });
     single
+}
+
+#[test]
+fn store_that_fails_is_not_the_fault_of_the_snapshot() {
+    let store = Arc::new(FullStore::default());
+    store.fill();
+    let error = install(store, chunks(&example().machine)).map(drop);
+    assert!(
+        matches!(error, Err(Error::Store(store::Error::Full(_)))),
+        "{error:?}"
+    );
 }
 
 #[test]

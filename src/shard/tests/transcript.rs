@@ -228,9 +228,10 @@ impl<'a> Words<'a> {
             "trim-target" => {
                 let topic = view.topic(&self.topic()).unwrap().unwrap();
                 let now = Timestamp(self.number("now").unwrap());
-                match view.trim_target(&topic, now).unwrap() {
-                    Some((before, bytes)) => writeln!(text, "before {before}, {bytes} bytes"),
-                    None => writeln!(text, "nothing"),
+                match view.due(&topic, now).unwrap() {
+                    Due::Trim(before, bytes) => writeln!(text, "before {before}, {bytes} bytes"),
+                    Due::After(time) => writeln!(text, "nothing up to {}", time.0),
+                    Due::Nothing => writeln!(text, "nothing"),
                 }
                 .unwrap();
             }

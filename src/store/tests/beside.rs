@@ -1,7 +1,10 @@
 //! Readers beside commits, flushes and sweeps; what a frozen reader sees; a disk that is full.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use super::super::engine::{Pair, Pairs, Source};
+use super::super::memory::Memory;
+use super::super::read::Layers;
 use super::*;
 
 fn everything(from: u64, until: u64) -> BatchRange {
@@ -139,6 +142,66 @@ pub(super) fn hole_between_batches_is_missing(store: &dyn TopicStore) {
         })
     ));
     assert!(store.damaged().borrow().contains_key(&4));
+}
+
+/// An engine that is swept after its first two looks.
+struct Swept {
+    before: <Memory as Engine>::Frozen,
+    after: <Memory as Engine>::Frozen,
+    looks: AtomicUsize,
+}
+
+impl Swept {
+    fn now(&self) -> &impl Source {
+        match self.looks.fetch_add(1, Ordering::Relaxed) {
+            0 | 1 => &self.before,
+            _ => &self.after,
+        }
+    }
+}
+
+impl Source for Swept {
+    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, Error> {
+        self.now().get(space, key)
+    }
+
+    fn scan(&self, space: Space, keys: Range<&[u8]>) -> Pairs<'_> {
+        self.now().scan(space, keys)
+    }
+
+    fn keys(&self, space: Space, keys: Range<&[u8]>, limit: usize) -> Result<Vec<Bytes>, Error> {
+        self.now().keys(space, keys, limit)
+    }
+
+    fn last(&self, space: Space, keys: Range<&[u8]>) -> Result<Option<Pair>, Error> {
+        self.now().last(space, keys)
+    }
+}
+
+// A topic is trimmed and swept between the batch that straddles the beginning of a read and the next one.
+#[test]
+fn what_is_swept_during_a_read_is_not_missing() {
+    let store = MemoryStore::new();
+    with_five(&store);
+    store.checkpoint().unwrap();
+    let before = store.shared.engine.freeze().unwrap();
+    let doom = Writes {
+        dooms: vec![Doom::BatchesBefore(topic(), Offset(6))],
+        ..Writes::default()
+    };
+    store.commit(shard("100"), doom, Bytes::new()).unwrap();
+    store.checkpoint().unwrap();
+    while store.sweep(9).unwrap() > 0 {}
+    let swept = Swept {
+        before,
+        after: store.shared.engine.freeze().unwrap(),
+        looks: AtomicUsize::new(0),
+    };
+    let layers = Layers {
+        tables: Vec::new(),
+        source: &swept,
+    };
+    assert_eq!(layers.batches(topic(), everything(1, 9)).unwrap(), []);
 }
 
 /// A disk of 40 MiB that really fills up, which takes the right to mount one.

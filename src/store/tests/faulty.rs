@@ -1,6 +1,7 @@
 //! What the store does when the engine fails, is slow, or is cut off between two writes.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
@@ -17,6 +18,8 @@ enum Fate {
     Hang,
     Full,
     Stop,
+    /// As `Stop`, and the engine cannot be opened again.
+    Lose,
     Fail,
 }
 
@@ -26,6 +29,8 @@ struct Faulty {
     memory: Memory,
     fate: Arc<(Mutex<Option<Fate>>, Condvar)>,
     revived: Arc<Mutex<u32>>,
+    /// How often keys were listed.
+    lists: AtomicU32,
 }
 
 #[derive(Clone)]
@@ -52,6 +57,7 @@ impl Source for Faulty {
     }
 
     fn keys(&self, space: Space, keys: Range<&[u8]>, limit: usize) -> Result<Vec<Bytes>, Error> {
+        self.lists.fetch_add(1, Ordering::SeqCst);
         self.memory.keys(space, keys, limit)
     }
 
@@ -74,7 +80,7 @@ impl Engine for Faulty {
         match fate.unwrap_or(Fate::Succeed) {
             Fate::Succeed | Fate::Hang => self.memory.ingest(batches),
             Fate::Full => Err(Error::Full(cause())),
-            Fate::Stop => Err(Error::Stopped(cause())),
+            Fate::Stop | Fate::Lose => Err(Error::Stopped(cause())),
             Fate::Fail => Err(Error::Engine(cause())),
         }
     }
@@ -89,7 +95,10 @@ impl Engine for Faulty {
 
     fn revive(&self) -> Result<(), Error> {
         *self.revived.lock().unwrap() += 1;
-        Ok(())
+        match *self.fate.0.lock().unwrap() {
+            Some(Fate::Lose) => Err(Error::Full(cause())),
+            _ => Ok(()),
+        }
     }
 
     fn is_calm(&self) -> bool {
@@ -217,6 +226,55 @@ fn engine_that_stops_itself_is_revived() {
     fate.set(Fate::Succeed);
     waiting.join().unwrap().unwrap();
     assert_eq!(store.durable_mark(shard("100")).unwrap(), "0");
+}
+
+#[test]
+fn nobody_waits_for_an_engine_that_cannot_be_opened_again() {
+    let (store, fate, _) = store(1 << 20);
+    append(&*store, 0).unwrap();
+    fate.set(Fate::Lose);
+    for _ in 0..2 {
+        let waiting = {
+            let store = Arc::clone(&store);
+            std::thread::spawn(move || store.checkpoint())
+        };
+        eventually(|| waiting.is_finished());
+        assert!(matches!(waiting.join().unwrap(), Err(Error::Full(_))));
+        assert!(store.figures().unwrap().is_waiting_for_room);
+    }
+    assert!(store.failed().borrow().is_none());
+    fate.set(Fate::Succeed);
+    eventually(|| store.checkpoint().is_ok());
+    assert_eq!(store.durable_mark(shard("100")).unwrap(), "0");
+}
+
+#[test]
+fn sweep_looks_only_when_something_may_be_doomed() {
+    let (store, ..) = store(1 << 20);
+    let lists = || store.shared.engine.lists.load(Ordering::SeqCst);
+    (0..3).for_each(|base| append(&*store, base).unwrap());
+    store.checkpoint().unwrap();
+    // Nobody knows what was doomed before the start.
+    assert_eq!(store.sweep(9).unwrap(), 0);
+    let before = lists();
+    append(&*store, 3).unwrap();
+    store.checkpoint().unwrap();
+    assert_eq!(store.sweep(9).unwrap(), 0);
+    assert_eq!(lists(), before);
+    let doom = Writes {
+        dooms: vec![Doom::BatchesBefore(topic(), Offset(2))],
+        ..Writes::default()
+    };
+    let mark = Bytes::from_static(b"4");
+    store.commit(shard("100"), doom, mark).unwrap();
+    assert_eq!(store.sweep(9).unwrap(), 0, "not flushed yet");
+    store.checkpoint().unwrap();
+    while store.sweep(1).unwrap() > 0 {}
+    assert!(store.batch_at(topic(), Offset(1)).unwrap().is_none());
+    assert!(store.batch_at(topic(), Offset(2)).unwrap().is_some());
+    let after = lists();
+    assert_eq!(store.sweep(9).unwrap(), 0);
+    assert_eq!(lists(), after);
 }
 
 /// The engine stops itself again and again because a thread of its own meets damage: the store finds it and says so.

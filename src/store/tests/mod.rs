@@ -5,6 +5,7 @@ mod damage;
 mod faulty;
 mod model;
 mod replace;
+mod version;
 
 use std::collections::BTreeSet;
 
@@ -386,19 +387,6 @@ fn folder_in_use_is_refused() {
     let _store = FjallStore::open(folder.path(), Options::default()).unwrap();
     let second = FjallStore::open(folder.path(), Options::default());
     assert!(matches!(second, Err(Error::Engine(_))));
-}
-
-/// What version 1 wrote stays readable.
-#[test]
-fn batch_of_version_1_has_these_bytes() {
-    let key = key::batch(topic(), Offset(2));
-    let value = value::encode_batch(&key, &five()[1]);
-    let with_origin = "000105000fb76d7d0000000000000014\
-         0000000000000001000000000000000c\
-         00000001000000000000000700000000\
-         00000002616c6963652203636363";
-    assert_eq!(key::hex(&value), with_origin);
-    assert_eq!(value::decode_batch(&key, &value.into()).unwrap(), five()[1]);
 }
 
 #[test]

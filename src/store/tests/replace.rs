@@ -1,7 +1,7 @@
 //! Replacing and erasing a shard, cut off at each step.
 
 use super::*;
-use crate::store::replace;
+use crate::store::{replace, sweep};
 
 fn open(folder: &std::path::Path) -> FjallStore {
     FjallStore::open(folder, Options::default()).unwrap()
@@ -145,7 +145,9 @@ fn replacement_cut_off_anywhere_leaves_the_shard_empty() {
             });
             replace::begin(&store.shared, 4).unwrap();
             replace::fill(&store.shared, shard("100"), &mut cut).unwrap();
-            assert_eq!(store.mark(shard("100")).unwrap(), None);
+            let mark = store.mark(shard("100"));
+            assert!(matches!(mark, Err(Error::Replaced { .. })), "{mark:?}");
+            assert!(!store.epoch(shard("100")).is_settled());
         }
         let store = open(folder.path());
         assert_eq!(content(&store, "100"), nothing(), "cut after {asked}");
@@ -176,4 +178,125 @@ fn unfinished_replacement_is_seen_by_an_inspection() {
     assert_eq!((five.message_count, five.is_unfinished), (9, false));
     // Looking has changed nothing.
     assert_eq!(content(&open(folder.path()), "100"), nothing());
+}
+
+/// Reads with a lease on the old content, and without one, while parts come in and afterwards.
+fn look(store: &Arc<dyn TopicStore>, lease: &Lease) {
+    let range = BatchRange {
+        from: Offset(0),
+        until: Offset(9),
+        count_max: 99,
+        bytes_max: ByteCount(100_000),
+    };
+    for reader in [lease as &dyn Reader, &**store] {
+        let row = reader.row(shard("100"), Table::Topic, b"news");
+        let batches = reader.batches(topic(), range);
+        let rows = reader.rows(shard("100"), Table::Topic, RowRange::default(), 9);
+        let mark = reader.mark(shard("100"));
+        let errors = [row.err(), batches.err(), rows.err(), mark.err()];
+        for error in errors {
+            assert!(
+                matches!(error, Some(Error::Replaced { shard: 4 })),
+                "{error:?}"
+            );
+        }
+    }
+}
+
+// A read never sees some of the old content and some of the new one, and the holes that it meets in between are no damage.
+fn reader_sees_one_content_or_is_told(store: &Arc<dyn TopicStore>) {
+    fill(&**store);
+    let old = Lease::new(Arc::clone(store), shard("100"));
+    assert!(
+        old.row(shard("100"), Table::Topic, b"gone")
+            .unwrap()
+            .is_some()
+    );
+    let mut given = parts().into_iter();
+    let mut looked = 0;
+    let mut watched = std::iter::from_fn(|| {
+        look(store, &old);
+        let half = store.snapshot().unwrap();
+        let half = half.row(shard("100"), Table::Topic, b"news");
+        assert!(
+            matches!(half, Err(Error::Replaced { shard: 4 })),
+            "{half:?}"
+        );
+        looked += 1;
+        given.next()
+    });
+    let mark = Bytes::from_static(b"new");
+    store.replace(shard("100"), &mut watched, mark).unwrap();
+    assert_eq!(looked, 3);
+    let late = old.row(shard("100"), Table::Topic, b"gone");
+    assert!(matches!(late, Err(Error::Replaced { .. })), "{late:?}");
+    let new_lease = Lease::new(Arc::clone(store), shard("100"));
+    assert_eq!(content(&new_lease, "100"), new());
+    assert!(store.damaged().borrow().is_empty());
+    store.erase(shard("100")).unwrap();
+    let late = new_lease.mark(shard("100"));
+    assert!(matches!(late, Err(Error::Replaced { .. })), "{late:?}");
+    assert_eq!(content(&**store, "100"), nothing());
+}
+
+#[test]
+fn reader_in_memory_sees_one_content_or_is_told() {
+    reader_sees_one_content_or_is_told(&(Arc::new(MemoryStore::new()) as Arc<dyn TopicStore>));
+}
+
+#[test]
+fn reader_on_disk_sees_one_content_or_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    reader_sees_one_content_or_is_told(&(Arc::new(open(folder.path())) as Arc<dyn TopicStore>));
+}
+
+// What an old reader meets in content that is gone is not held against the content that came in its place.
+#[test]
+fn damage_of_what_was_replaced_is_forgotten() {
+    let store = MemoryStore::new();
+    fill(&store);
+    let key = key::row(shard("100"), Table::Topic, b"news");
+    let bent = Change {
+        space: Space::Meta,
+        key,
+        value: Some(b"bent".to_vec()),
+    };
+    store
+        .shared
+        .engine
+        .write(vec![bent], Durability::Power)
+        .unwrap();
+    let frozen = store.snapshot().unwrap();
+    let read = |reader: &dyn Reader| reader.row(shard("100"), Table::Topic, b"news");
+    assert!(read(&store).unwrap_err().is_damage());
+    assert!(store.damaged().borrow().contains_key(&4));
+    let mark = Bytes::from_static(b"new");
+    store
+        .replace(shard("100"), &mut parts().into_iter(), mark)
+        .unwrap();
+    assert!(store.damaged().borrow().is_empty());
+    assert!(read(&*frozen).unwrap_err().is_damage());
+    assert!(store.damaged().borrow().is_empty());
+    store.blame(shard("100"), Arc::new(std::io::Error::other("no sense")));
+    assert!(store.damaged().borrow().contains_key(&4));
+}
+
+// The dooms of a shard are listed, then the shard is filled anew: what it holds now stays.
+#[test]
+fn sweep_spares_what_came_in_the_place_of_what_was_doomed() {
+    let store = MemoryStore::new();
+    fill(&store);
+    let mark = Bytes::from_static(b"new");
+    let doom = key::doom(4, &Doom::Batches(topic()).to_bytes());
+    store
+        .replace(shard("100"), &mut parts().into_iter(), mark)
+        .unwrap();
+    let swept = sweep::sweep_one(
+        &store.shared,
+        (4, &Doom::Batches(topic()).to_bytes()),
+        &doom,
+        9,
+    );
+    assert_eq!(swept.unwrap(), 0);
+    assert_eq!(content(&store, "100"), new());
 }

@@ -1,0 +1,142 @@
+//! Peers that fall silent, which refuse nothing: who is asked instead, how soon, and what the application hears of it.
+
+use std::time::{Duration, Instant};
+
+use cubecast_sdk::{Client, Consistency, Event, Events, Published, Publisher, PullOptions};
+
+use crate::builder;
+use crate::fake::FakeCluster;
+
+/// Far longer than any of this takes, and far shorter than an attempt.
+const SOON: Duration = Duration::from_secs(5);
+
+/// Attempts are not given up; only hedges help.
+async fn client(cluster: &FakeCluster) -> Client {
+    let client = builder(cluster)
+        .deadline(Duration::from_secs(60))
+        .attempt_timeout(Duration::from_secs(30))
+        .hedge(Duration::from_millis(40), Duration::from_millis(10))
+        .connect()
+        .await
+        .unwrap();
+    // Who is who is found out in the background.
+    for peer in 0..cluster.addresses.len() {
+        while client.node_status(&format!("{peer:03b}")).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+    client
+}
+
+async fn next(events: &mut Events) -> Event {
+    let event = tokio::time::timeout(SOON, events.next()).await;
+    event.unwrap().unwrap()
+}
+
+/// Peer 0 is known to lead; then it falls silent, and peer 1 leads.
+async fn lose_the_leader(cluster: &FakeCluster, publisher: &Publisher) -> Published {
+    cluster.lead("000");
+    let first = publisher.publish("news", ["a"]).await.unwrap();
+    cluster.lead("001");
+    cluster.silence(0);
+    first
+}
+
+fn peer(cluster: &FakeCluster, peer: usize) -> (String, Option<String>) {
+    let address = cluster.addresses.get(peer).cloned();
+    (address.unwrap(), Some(format!("{peer:03b}")))
+}
+
+// REQ A14, F4
+#[tokio::test]
+async fn silent_leader_costs_a_moment_and_the_application_is_told() {
+    let cluster = FakeCluster::start(2).await;
+    cluster.own("000");
+    let client = client(&cluster).await;
+    let mut events = client.events();
+    let publisher = client.publisher("agency");
+    let first = lose_the_leader(&cluster, &publisher).await;
+    assert_eq!((first.first_offset, first.note), (0, None));
+    let begun = Instant::now();
+    let second = publisher.publish("news", ["b"]).await.unwrap();
+    assert!(begun.elapsed() < SOON);
+    let words = "cannot reach owner 000; served by replica 001";
+    assert_eq!(second.note.as_deref(), Some(words));
+    assert_eq!(cluster.payloads(), ["a", "b"]);
+    let mut heard = vec![next(&mut events).await, next(&mut events).await];
+    let moved = Event::LeaderMoved {
+        topic: "news".to_owned(),
+        from: Some("000".to_owned()),
+        to: "001".to_owned(),
+    };
+    let in_place = Event::OwnerUnreachable {
+        owner: "000".to_owned(),
+        served_by: "001".to_owned(),
+    };
+    heard.retain(|event| *event != moved && *event != in_place);
+    assert_eq!(heard, []);
+    let (address, vertex) = peer(&cluster, 0);
+    let down = Event::PeerDown {
+        address: address.clone(),
+        vertex: vertex.clone(),
+    };
+    assert_eq!(next(&mut events).await, down);
+    cluster.wake(0);
+    assert_eq!(next(&mut events).await, Event::PeerUp { address, vertex });
+}
+
+#[tokio::test]
+async fn eventual_reads_are_hedged_and_then_avoid_the_silent_peer() {
+    let cluster = FakeCluster::start(2).await;
+    let client = client(&cluster).await;
+    client.publish("news", ["a", "b"]).await.unwrap();
+    cluster.silence(0);
+    let begun = Instant::now();
+    let news = client.subscriber("reader").subscription("news");
+    for _ in 0..20 {
+        let options = PullOptions::new()
+            .max_messages(2)
+            .consistency(Consistency::Eventual);
+        assert_eq!(news.pull(options).await.unwrap().len(), 2);
+    }
+    assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+    let asked = cluster.seen("Pull");
+    let in_vain = asked.iter().filter(|seen| seen.peer == 0).count();
+    assert!(
+        in_vain < 10,
+        "{in_vain} reads of a peer that is known to be silent"
+    );
+}
+
+#[tokio::test]
+async fn long_poll_leaves_a_peer_that_another_call_found_silent() {
+    let cluster = FakeCluster::start(2).await;
+    let client = client(&cluster).await;
+    let publisher = client.publisher("agency");
+    lose_the_leader(&cluster, &publisher).await;
+    let news = client.subscriber("reader").subscription("news");
+    // The leader that was learned is the silent peer; the wait alone would keep the pull there for a minute.
+    let pull = news.pull(
+        PullOptions::new()
+            .max_messages(1)
+            .wait(Duration::from_secs(60)),
+    );
+    let (pulled, published) = tokio::join!(
+        tokio::time::timeout(SOON, pull),
+        publisher.publish("news", ["b"])
+    );
+    assert_eq!(pulled.unwrap().unwrap().len(), 1);
+    published.unwrap();
+}
+
+#[tokio::test]
+async fn bare_publish_is_never_sent_twice() {
+    let cluster = FakeCluster::start(2).await;
+    let client = client(&cluster).await;
+    cluster.silence(0);
+    cluster.silence(1);
+    let publish = client.publish("news", ["a"]);
+    let silent = tokio::time::timeout(Duration::from_millis(300), publish).await;
+    assert!(silent.is_err());
+    assert!(cluster.seen("Publish").len() <= 1);
+}

@@ -1,0 +1,118 @@
+//! The tables of links as heartbeats carry them. The layout is in `proto/cubecast/peer/v1/link.proto`.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::Message;
+
+use crate::proto::peer::v1 as proto;
+use crate::types::PeerId;
+
+/// A bit for each of 2^12 peers.
+const BITS_BYTES_MAX: usize = 512;
+/// A table for each of them. More in one heartbeat are none of ours.
+const TABLES_MAX: usize = 4096;
+
+/// Whom one peer says it hears.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Table {
+    pub(super) peer: PeerId,
+    /// Grows with each change, and from each life of the peer to the next.
+    pub(super) sequence: u64,
+    pub(super) hears: Arc<BTreeSet<PeerId>>,
+}
+
+/// All tables, once for the heartbeats to all peers.
+pub(super) fn encode<'a>(tables: impl Iterator<Item = &'a Table>) -> Bytes {
+    let tables = tables.map(|table| proto::LinkTable {
+        peer: table.peer.0.into(),
+        sequence: table.sequence,
+        hears: bits(&table.hears),
+    });
+    let all = proto::LinkTables {
+        tables: tables.collect(),
+    };
+    all.encode_to_vec().into()
+}
+
+fn bits(peers: &BTreeSet<PeerId>) -> Bytes {
+    let last = peers.last().map_or(0, |last| usize::from(last.0) / 8 + 1);
+    let mut bits = vec![0_u8; last];
+    for peer in peers {
+        if let Some(byte) = bits.get_mut(usize::from(peer.0) / 8) {
+            *byte |= 1 << (peer.0 % 8);
+        }
+    }
+    bits.into()
+}
+
+/// Reads tables of another peer. `None`: they are not as they should be.
+pub(super) fn decode(bytes: Bytes) -> Option<Vec<Table>> {
+    let all = proto::LinkTables::decode(bytes).ok()?;
+    if all.tables.len() > TABLES_MAX {
+        return None;
+    }
+    let tables = all.tables.into_iter().map(|table| {
+        Some(Table {
+            peer: PeerId(u16::try_from(table.peer).ok()?),
+            sequence: table.sequence,
+            hears: Arc::new(peers(&table.hears)?),
+        })
+    });
+    tables.collect()
+}
+
+fn peers(bits: &[u8]) -> Option<BTreeSet<PeerId>> {
+    if bits.len() > BITS_BYTES_MAX {
+        return None;
+    }
+    let numbers = (0_u16..).zip(bits).flat_map(|(index, byte)| {
+        let set = (0..8).filter(move |bit| byte & (1 << bit) != 0);
+        set.map(move |bit| PeerId(index * 8 + bit))
+    });
+    Some(numbers.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(peer: u16, sequence: u64, hears: &[u16]) -> Table {
+        let hears = hears.iter().map(|peer| PeerId(*peer)).collect();
+        Table {
+            peer: PeerId(peer),
+            sequence,
+            hears: Arc::new(hears),
+        }
+    }
+
+    #[test]
+    fn tables_are_read_as_they_were_written() {
+        let tables = vec![
+            table(0, 7, &[]),
+            table(3, u64::MAX, &[0, 7, 8]),
+            table(4095, 1, &[4094]),
+        ];
+        assert_eq!(decode(encode(tables.iter())), Some(tables));
+    }
+
+    #[test]
+    fn tables_that_cannot_be_are_refused() {
+        assert_eq!(decode(Bytes::from_static(b"\xff\xff")), None);
+        let long = proto::LinkTables {
+            tables: vec![proto::LinkTable {
+                hears: vec![0; BITS_BYTES_MAX + 1].into(),
+                ..Default::default()
+            }],
+        };
+        assert_eq!(decode(long.encode_to_vec().into()), None);
+        let far = proto::LinkTables {
+            tables: vec![proto::LinkTable {
+                peer: 1 << 16,
+                ..Default::default()
+            }],
+        };
+        assert_eq!(decode(far.encode_to_vec().into()), None);
+    }
+}
