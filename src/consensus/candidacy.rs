@@ -22,16 +22,16 @@ use super::types::{Membership, peer_of};
 use crate::link::LinkMap;
 use crate::types::PeerId;
 
-/// How long the others have to answer: a round trip and a word with openraft's task. After each round without a leader twice as long, …
-const PATIENCE_MIN: Duration = Duration::from_millis(30);
-/// … up to this, for machines that are busy.
-const PATIENCE_MAX: Duration = Duration::from_millis(500);
-/// How soon those who do not stand look again: at first the others may be about to find the leader gone, …
-const LOOK_INTERVAL_MIN: Duration = Duration::from_millis(5);
-/// … then somebody may stand, which takes some milliseconds. Each interval is twice the one before, up to this.
-const LOOK_INTERVAL: Duration = Duration::from_millis(40);
-/// After so many looks the interval grows again, …
-const QUICK_LOOKS: u32 = 25;
+/// How long the others have to answer, unless those that have answered are enough: a round trip and a word with openraft's task, on a busy machine.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// How soon at the earliest those who do not stand look again. At first they do so whenever a link changes and when another one looks, …
+const LOOK_INTERVAL_MIN: Duration = Duration::from_millis(3);
+/// … and after this in any case.
+const LOOK_INTERVAL: Duration = Duration::from_millis(10);
+/// After so many looks they only wait, each time twice as long, …
+const QUICK_LOOKS: u32 = 50;
+/// How long an election may take, with a sync on each of two busy disks. Whoever stands again sooner makes the votes on their way worthless, …
+const ELECTION_MIN: Duration = Duration::from_millis(150);
 /// … as the pause after each election that failed does, up to this: no storm, whatever the links do.
 const PAUSE_MAX: Duration = Duration::from_millis(500);
 /// A group that knows no leader gets one from its founder, or from a transfer, or from an election that goes on. Only then anybody looks.
@@ -69,7 +69,7 @@ impl Group {
     pub(super) fn finds_leader_gone(&self) -> bool {
         let metrics = self.raft.server_metrics();
         let leader = metrics.borrow_watched().current_leader;
-        leader.is_some_and(|leader| self.is_gone(leader))
+        leader.is_some_and(|leader| self.is_lost(leader))
     }
 
     /// Waits until the group has no leader, or one that is gone. An error: the group has stopped.
@@ -81,8 +81,9 @@ impl Group {
         let mut leaderless: Option<Instant> = None;
         loop {
             let leader = leadership.borrow_and_update().leader;
-            let is_gone = leader.is_some_and(|leader| links.borrow_and_update().is_gone(leader));
-            if is_gone {
+            let is_lost = leader.is_some_and(|leader| links.borrow_and_update().is_lost(leader));
+            leadership.has_changed()?;
+            if is_lost {
                 return Ok(());
             }
             leaderless = match leader {
@@ -100,10 +101,11 @@ impl Group {
     /// Until there is a leader: finds out who is to stand, and stands when it is this one.
     async fn fill_vacancy(&self) {
         let begun = Instant::now();
-        let (mut patience, mut pause, mut looks) = (PATIENCE_MIN, LOOK_INTERVAL, 0_u32);
-        while self.is_headless() {
+        let (mut pause, mut looks) = (ELECTION_MIN, 0_u32);
+        while self.is_headless() && self.parts.leadership.has_changed().is_ok() {
+            let looked = Instant::now();
             let verdict = if self.may_lead() && self.quorum().has_majority() {
-                self.canvass(patience).await
+                self.canvass().await
             } else {
                 Verdict::Wait
             };
@@ -116,31 +118,50 @@ impl Group {
                 self.wait_for_leader(pause).await;
                 pause = (pause * 2).min(PAUSE_MAX);
             } else {
-                self.wait_for_leader(look_interval(looks)).await;
+                self.wait_to_look(looked, looks).await;
             }
-            patience = (patience * 2).min(PATIENCE_MAX);
             looks = looks.saturating_add(1);
+        }
+    }
+
+    /// Waits until it is worth to look again.
+    async fn wait_to_look(&self, looked: Instant, looks: u32) {
+        let mut links = self.parts.links.watch();
+        let news = async {
+            if looks >= QUICK_LOOKS {
+                return std::future::pending().await;
+            }
+            tokio::select! {
+                _ = links.changed() => {}
+                () = self.parts.canvassed.notified() => {}
+            }
+            tokio::time::sleep_until(looked + LOOK_INTERVAL_MIN).await;
+        };
+        tokio::select! {
+            () = news => {}
+            () = self.wait_for_leader(look_interval(looks)) => {}
         }
     }
 
     fn is_headless(&self) -> bool {
         let leader = self.parts.leadership.borrow().leader;
-        leader.is_none_or(|leader| self.parts.links.now().is_gone(leader))
+        leader.is_none_or(|leader| self.parts.links.now().is_lost(leader))
     }
 
-    /// Waits for a leader that is there, or for so long.
+    /// Waits for a leader that is there, or for so long; at the latest when a later term than the next one has begun.
     async fn wait_for_leader(&self, pause: Duration) {
         let mut leadership = self.parts.leadership.clone();
+        let term = leadership.borrow().term.0;
         let is_led = |now: &Leadership| {
-            let leader = now.leader;
-            leader.is_some_and(|leader| !self.parts.links.now().is_gone(leader))
+            let is_there = |leader| !self.parts.links.now().is_lost(leader);
+            now.leader.is_some_and(is_there) || now.term.0 > term + 1
         };
         // Either way the caller looks again.
         let _ = tokio::time::timeout(pause, leadership.wait_for(is_led)).await;
     }
 
     /// Asks the other voters where they stand, and judges.
-    async fn canvass(&self, patience: Duration) -> Verdict {
+    async fn canvass(&self) -> Verdict {
         let Ok(own) = self.standing().await else {
             return Verdict::Wait;
         };
@@ -153,17 +174,19 @@ impl Group {
             .membership_config
             .membership()
             .clone();
-        let answers = self.ask_standings(membership.voter_ids(), patience).await;
         let order: Vec<PeerId> = self.parts.options.holders().collect();
-        judge(&own, &answers, &membership, &order)
+        let judged = |answers: &[Standing]| judge(&own, answers, &membership, &order);
+        let are_enough = |answers: &[Standing]| judged(answers) != Verdict::Wait;
+        let voters = membership.voter_ids();
+        let answers = self.ask_standings(voters, PATIENCE, are_enough).await;
+        judged(&answers)
     }
 }
 
 /// How long to wait after a look without a result, when there were so many before.
 fn look_interval(looks: u32) -> Duration {
-    let first = LOOK_INTERVAL_MIN * (1 << looks.min(3));
     let late = looks.saturating_sub(QUICK_LOOKS).min(8);
-    (first.min(LOOK_INTERVAL) * (1 << late)).min(PAUSE_MAX)
+    (LOOK_INTERVAL * (1 << late)).min(PAUSE_MAX)
 }
 
 /// Waits for an instant, or for ever.
@@ -193,7 +216,11 @@ fn judge(
     if all().any(is_newer) {
         return Verdict::Wait;
     }
-    let headless = || all().filter(|standing| standing.view == View::Headless);
+    // A leader that died and is back already may be followed still by those that did not notice; it knows best that it does not lead.
+    let is_led_by_own = |standing: &Standing| standing.view == View::Led(own.node);
+    let finds_gone =
+        |standing: &&Standing| standing.view == View::Headless || is_led_by_own(standing);
+    let headless = || all().filter(finds_gone);
     let rank = |node: u64| {
         let rank = order.iter().position(|peer| *peer == peer_of(node));
         rank.unwrap_or(usize::MAX)

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver;
 use openraft::{Raft, SnapshotPolicy};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error, warn};
@@ -64,6 +64,8 @@ pub(super) struct Running {
     pub(super) admission: tokio::sync::Mutex<()>,
     /// Whether others may be given up for this replica, and leadership may be given to it.
     is_fit: AtomicBool,
+    /// Another replica that finds the leader gone has asked where this one stands, and it finds so, too.
+    pub(super) canvassed: Notify,
     /// The replica that this leader has allowed to drop what it holds.
     pub(super) spared: Mutex<Option<Spared>>,
     tasks: TaskTracker,
@@ -116,6 +118,7 @@ impl Group {
             receiving: Arc::default(),
             admission: tokio::sync::Mutex::default(),
             is_fit: AtomicBool::new(true),
+            canvassed: Notify::new(),
             spared: Mutex::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),

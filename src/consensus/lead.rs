@@ -4,19 +4,36 @@ use bytes::Bytes;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
 use openraft::{Instant as _, ReadPolicy};
+use tokio::time::Instant;
 
 use super::Error;
 use super::group::Group;
-use super::types::{Proposal, position};
+use super::status::Leadership;
+use super::transfer::TRANSFER_MAX;
+use super::types::{Proposal, peer_of, position};
 use crate::shard;
 use crate::types::LogPosition;
 
 impl Group {
-    /// Proposes a command and waits until it is applied here.
+    /// Proposes a command and waits until it is applied here. Between leaders it waits a little for the next one, which may be this replica.
     ///
     /// # Errors
     /// [`Error::NotLeader`] and [`Error::NoQuorum`] when it was certainly not proposed, [`Error::OutcomeUnknown`] when it may still be applied.
     pub async fn propose(
+        &self,
+        command: Bytes,
+    ) -> Result<(LogPosition, Option<shard::Outcome>), Error> {
+        let end = Instant::now() + TRANSFER_MAX;
+        loop {
+            match self.propose_once(command.clone()).await {
+                Err(Error::NotLeader { .. }) if self.leads_soon(end).await => {}
+                Err(Error::NotLeader { .. }) => return Err(self.not_leader()),
+                result => return result,
+            }
+        }
+    }
+
+    async fn propose_once(
         &self,
         command: Bytes,
     ) -> Result<(LogPosition, Option<shard::Outcome>), Error> {
@@ -39,6 +56,24 @@ impl Group {
         }
     }
 
+    /// Waits for a leader that is there, which while a transfer or an election runs is a matter of milliseconds; whoever asks need not look for it
+    /// then. Ends at the latest at the deadline, or after as long as a transfer may take. True: this replica leads.
+    pub async fn leads_soon(&self, deadline: Instant) -> bool {
+        let end = deadline.min(Instant::now() + TRANSFER_MAX);
+        let this = peer_of(self.node);
+        let mut leadership = self.parts.leadership.clone();
+        let is_there = |now: &Leadership| {
+            let is_other = |leader| leader != this && !self.parts.links.now().is_lost(leader);
+            now.is_ready || now.leader.is_some_and(is_other)
+        };
+        let found = async {
+            // A leader that takes nothing is about to hand over, or has been deposed.
+            leadership.wait_for(|now| now.leader != Some(this)).await?;
+            leadership.wait_for(is_there).await.map(|now| now.is_ready)
+        };
+        matches!(tokio::time::timeout_at(end, found).await, Ok(Ok(true)))
+    }
+
     /// Whether this replica leads and has heard from no majority for as long as a lease lasts. What it took now could only wait, its fate
     /// unknown; a caller that is told so at once may ask others.
     fn has_lost_quorum(&self) -> bool {
@@ -53,6 +88,17 @@ impl Group {
     /// # Errors
     /// [`Error::NotLeader`] when this replica does not lead, [`Error::NoQuorum`] when no majority confirms that it does.
     pub async fn confirm_leadership(&self) -> Result<(), Error> {
+        let end = Instant::now() + TRANSFER_MAX;
+        loop {
+            match self.confirm_once().await {
+                Err(Error::NotLeader { .. }) if self.leads_soon(end).await => {}
+                Err(Error::NotLeader { .. }) => return Err(self.not_leader()),
+                result => return result,
+            }
+        }
+    }
+
+    async fn confirm_once(&self) -> Result<(), Error> {
         self.check_quorum()?;
         let confirmed = tokio::select! {
             biased;

@@ -24,6 +24,7 @@ use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::convert;
+use super::machine::blocking;
 use super::types::{Entry, LogId, Proposal, Types, position};
 use crate::proto::peer::v1 as proto;
 use crate::types::{ByteCount, LogIndex, Vertex};
@@ -364,15 +365,17 @@ impl RaftLogStorage<Types> for ShardLog {
             written.send_replace(());
             callback.io_completed(result.map_err(io::Error::other))
         });
-        self.wal
-            .submit(
-                vec![Op::Append {
-                    shard: self.shard,
-                    entries,
-                }],
-                done,
-            )
-            .map_err(io::Error::other)
+        let append = Op::Append {
+            shard: self.shard,
+            entries,
+        };
+        let submit = || self.wal.submit(vec![append], done);
+        // Heartbeats must not wait with it.
+        let submitted = match self.wal.is_crowded() {
+            true => blocking(submit),
+            false => submit(),
+        };
+        submitted.map_err(io::Error::other)
     }
 
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> Result<(), io::Error> {

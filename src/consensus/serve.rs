@@ -3,6 +3,7 @@
 //! Nothing is answered before what the answer depends on is on disk: openraft waits for the log's completion.
 
 use futures::{Stream, StreamExt};
+use openraft::async_runtime::WatchReceiver;
 use openraft::raft::TransferLeaderRequest;
 use tokio::time::Instant;
 use tracing::warn;
@@ -102,7 +103,8 @@ impl Group {
     pub async fn vote(&self, request: proto::VoteRequest) -> Result<proto::VoteResponse, Error> {
         let mut parsed = convert::vote_request_from_proto(&request)?;
         // By what this voter sees itself, never by what a candidate says of others. See `finds_leader_gone` for why this is safe.
-        parsed.leadership_transfer |= self.finds_leader_gone();
+        let candidate = parsed.vote.leader_id.node_id;
+        parsed.leadership_transfer |= self.finds_leader_gone() || self.is_led_by(candidate);
         let response = if request.pre_vote {
             // openraft lets no pre-vote through a lease. It is only asked by the timers, which begin when leases have ended.
             self.raft.pre_vote(parsed).await
@@ -111,6 +113,12 @@ impl Group {
         };
         let response = response.map_err(|_| Error::Stopped { shard: self.shard })?;
         Ok(convert::vote_response_to_proto(&response))
+    }
+
+    /// Whether this replica follows the one that asks for its vote: then that one was started again and says itself that it does not lead.
+    fn is_led_by(&self, candidate: u64) -> bool {
+        let metrics = self.raft.server_metrics();
+        metrics.borrow_watched().current_leader == Some(candidate) && candidate != self.node
     }
 
     /// Takes over from the leader that asks for it.

@@ -7,13 +7,19 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use openraft::ServerState;
+use openraft::async_runtime::WatchReceiver;
 use openraft::errors::RPCError;
+use tokio::time::Instant;
 
 use super::group::Group;
 use super::network::Connection;
 use super::types::{LogId, Types, Vote, peer_of};
 use super::{Error, convert};
 use crate::proto::peer::v1 as proto;
+
+/// How long those that have not answered are waited for when the others are enough.
+const MOMENT: Duration = Duration::from_millis(15);
 
 /// Where a replica stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,7 +63,16 @@ impl Group {
             .await
             .map_err(|_| Error::Stopped { shard: self.shard })?;
         let leader = vote.committed.then_some(vote.leader_id.node_id);
-        let view = match leader.filter(|leader| !self.is_gone(*leader)) {
+        // A leader that was started again does not lead, whatever it led before.
+        let leads = || {
+            let metrics = self.raft.server_metrics();
+            metrics.borrow_watched().state == ServerState::Leader
+        };
+        let is_there = |leader: &u64| match *leader == self.node {
+            true => leads(),
+            false => !self.is_lost(*leader),
+        };
+        let view = match leader.filter(is_there) {
             Some(leader) => View::Led(leader),
             None => View::Headless,
         };
@@ -77,9 +92,11 @@ impl Group {
     /// [`Error::Stopped`].
     pub async fn tell_standing(&self) -> Result<proto::StandingResponse, Error> {
         let standing = self.standing().await?;
-        if let View::Led(leader) = standing.view {
+        match standing.view {
             // Whoever asks has found it gone.
-            self.parts.links.suspect(peer_of(leader));
+            View::Led(leader) => self.parts.links.suspect(peer_of(leader)),
+            // Whoever asks finds so, too: together they may be enough now.
+            View::Headless => self.parts.canvassed.notify_one(),
         }
         let vote = &standing.vote;
         Ok(proto::StandingResponse {
@@ -91,24 +108,32 @@ impl Group {
         })
     }
 
-    /// Asks replicas at the same time. Those that do not answer within this time are left out, and those that are gone are not asked.
+    /// Asks replicas at the same time. Those that do not answer within this time are left out, and those that are gone are not asked. When the answers
+    /// are enough, the others get only a moment more.
     pub(super) async fn ask_standings(
         &self,
         nodes: impl Iterator<Item = u64>,
         patience: Duration,
+        are_enough: impl Fn(&[Standing]) -> bool,
     ) -> Vec<Standing> {
         let others = nodes.filter(|node| *node != self.node && !self.is_gone(*node));
         let ask = |node: u64| async move { self.reach(node).ask_standing().await };
         let mut asked: FuturesUnordered<_> = others.map(ask).collect();
         let mut answers = Vec::new();
-        let gather = async {
-            while let Some(answer) = asked.next().await {
-                answers.extend(answer.ok());
-            }
-        };
+        let mut end = Instant::now() + patience;
         // What has come by then is kept.
-        let _ = tokio::time::timeout(patience, gather).await;
+        while let Ok(Some(answer)) = tokio::time::timeout_at(end, asked.next()).await {
+            answers.extend(answer.ok());
+            if are_enough(&answers) {
+                end = end.min(Instant::now() + MOMENT);
+            }
+        }
         answers
+    }
+
+    /// Whether this peer's own links say that a Raft id's peer cannot lead: it has ended, or it is gone.
+    pub(super) fn is_lost(&self, node: u64) -> bool {
+        self.parts.links.now().is_lost(peer_of(node))
     }
 
     /// Whether this peer's own links say that nobody is at a Raft id's peer, and no way through others leads there.

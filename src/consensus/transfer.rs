@@ -22,7 +22,7 @@ use crate::types::PeerId;
 /// A voter holds practically everything when it lacks at most this many entries: some appends on their way.
 const TAIL_LAG_MAX: u64 = 300;
 /// A transfer takes a few milliseconds; then another voter is asked.
-const TRANSFER_MAX: Duration = Duration::from_millis(100);
+pub(super) const TRANSFER_MAX: Duration = Duration::from_millis(100);
 /// How long voters have to say whether they may lead.
 const PATIENCE: Duration = Duration::from_millis(50);
 /// Voters that are asked to take over, one after the other.
@@ -71,7 +71,7 @@ impl Group {
 
     /// Those of the replicas that say that they may lead.
     pub(super) async fn able(&self, nodes: impl Iterator<Item = u64>) -> Vec<u64> {
-        let standings = self.ask_standings(nodes, PATIENCE).await;
+        let standings = self.ask_standings(nodes, PATIENCE, |_| false).await;
         let able = standings.into_iter().filter(|standing| standing.may_lead);
         able.map(|standing| standing.node).collect()
     }

@@ -72,6 +72,21 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Whether the connection was taken and ended before it was there, as it is when the listener is closed meanwhile.
+    pub fn is_broken_off(&self) -> bool {
+        let Self::Dial { source, .. } = self else {
+            return false;
+        };
+        matches!(
+            source.kind(),
+            io::ErrorKind::ConnectionReset
+                | io::ErrorKind::ConnectionAborted
+                | io::ErrorKind::BrokenPipe
+        )
+    }
+}
+
 /// A connection.
 pub type Stream = TcpStream;
 
@@ -142,22 +157,31 @@ pub async fn dial(address: SocketAddr, wait: Duration) -> Result<TcpStream, Erro
         })
 }
 
-/// Connects to `host:port`, and ends the connection at once: somebody listens there. Each address that the name leads to is tried.
+/// Connects to `host:port`, and ends the connection at once: somebody listens there, at the address returned. Each address that the name leads to is
+/// tried; when it leads to none, the one where somebody listened last.
 ///
 /// # Errors
 /// [`Error::Refused`] when every address refuses, [`Error::Resolve`], [`Error::Timeout`] or [`Error::Dial`].
-pub async fn knock(authority: &str, wait: Duration) -> Result<(), Error> {
+pub async fn knock(
+    authority: &str,
+    last: Option<SocketAddr>,
+    wait: Duration,
+) -> Result<SocketAddr, Error> {
     let unresolved = |source| Error::Resolve {
         authority: authority.to_owned(),
         source,
     };
     let found = tokio::time::timeout(wait, tokio::net::lookup_host(authority)).await;
-    let found = found.map_err(|late| unresolved(late.into()))?;
-    let addresses: Vec<SocketAddr> = found.map_err(unresolved)?.take(ADDRESSES_MAX).collect();
+    let found = found.map_err(io::Error::from).flatten();
+    let addresses: Vec<SocketAddr> = match (found, last) {
+        (Ok(found), _) => found.take(ADDRESSES_MAX).collect(),
+        (Err(_), Some(last)) => vec![last],
+        (Err(error), None) => return Err(unresolved(error)),
+    };
     let mut problem = None;
     for address in addresses {
         match dial(address, wait).await {
-            Ok(_) => return Ok(()),
+            Ok(_) => return Ok(address),
             // One that does not answer says less than one that refuses, and so weighs more.
             Err(Error::Refused { .. }) if problem.is_some() => {}
             Err(error) => problem = Some(error),

@@ -1,9 +1,11 @@
 //! The stream of heartbeats between this peer and one other, for as long as this peer lives.
 //!
 //! The peer with the lower number opens it, to every other peer and not only to its neighbours on the cube: two neighbours of a vertex share its
-//! shard, and are at distance two. When the stream ends either side dials: refused twice, the other process is gone, and that is known within
-//! milliseconds. A dial that is neither taken nor refused says nothing; the limit of silence decides then. Begin with [`keep`].
+//! shard, and are at distance two. When the stream ends either side dials until it knows: refused twice, the other process is gone, and that is known
+//! within milliseconds. A dial that is neither taken nor refused says nothing; the limit of silence decides then. Begin with [`keep`].
 
+use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,21 +21,27 @@ use crate::proto::peer::v1::link_service_client::LinkServiceClient;
 use crate::proto::peer::v1::{BeatRequest, Heartbeat};
 use crate::types::PeerId;
 
-/// Between the two dials that show that nobody listens: a process that ends closes its connections before its listener.
+/// Between the dials that show that nobody listens: a process that ends closes its connections before its listener.
 const DIAL_GAP: Duration = Duration::from_millis(3);
+/// Dials in a row that may be broken off before anything else is done.
+const DIALS_MAX: u32 = 10;
 /// A machine that is there takes or refuses a connection sooner.
 const DIAL_WAIT: Duration = Duration::from_millis(500);
-/// A stream that could not be opened is tried again after this, …
-const PAUSE_MIN: Duration = Duration::from_millis(2);
-/// … when nobody listened there after this at least, …
-const DEAD_PAUSE_MIN: Duration = Duration::from_millis(50);
+/// A process under load may take so long to end. Until then nothing is left undone to find out whether a peer whose connection broke is there.
+const ENDING_MAX: Duration = Duration::from_millis(250);
+/// Then, and where nobody listened, it is dialled after this, …
+const PAUSE_MIN: Duration = Duration::from_millis(50);
 /// … and each time after twice as long, up to this: a peer that returns is seen soon.
 const PAUSE_MAX: Duration = Duration::from_millis(500);
 
 /// Has heartbeats exchanged with one peer; never ends by itself.
 pub(super) async fn keep(peers: Peers, peer: PeerId, incoming: mpsc::Receiver<Beats>) {
     let is_lower = peers.core.identity.peer < peer;
-    let keeper = Keeper { peers, peer };
+    let keeper = Keeper {
+        peers,
+        peer,
+        address: Mutex::default(),
+    };
     if is_lower {
         keeper.open_streams().await;
     } else {
@@ -52,12 +60,45 @@ enum Finding {
 struct Keeper {
     peers: Peers,
     peer: PeerId,
+    /// Where a process listened last: the name of a machine that ends may end before it.
+    address: Mutex<Option<SocketAddr>>,
+}
+
+/// When to dial again.
+struct Pauses {
+    begun: Instant,
+    next: Duration,
+}
+
+impl Pauses {
+    fn begin() -> Self {
+        Self {
+            begun: Instant::now(),
+            next: PAUSE_MIN,
+        }
+    }
+
+    /// After this, when nobody listened or it is not being found out whether anybody does.
+    fn long(&mut self) -> Duration {
+        let pause = self.next;
+        self.next = (pause * 2).min(PAUSE_MAX);
+        pause
+    }
+
+    /// After this, when a peer may be about to end or to come back.
+    fn short(&mut self) -> Duration {
+        if self.begun.elapsed() < ENDING_MAX {
+            DIAL_GAP
+        } else {
+            self.long()
+        }
+    }
 }
 
 impl Keeper {
     /// Opens one stream after the other.
     async fn open_streams(&self) {
-        let mut pause = PAUSE_MIN;
+        let mut pauses = Pauses::begin();
         loop {
             let finding = self.dial().await;
             if finding == Finding::Listens {
@@ -68,17 +109,19 @@ impl Keeper {
                 }
                 self.peers.links.lose(self.peer);
                 if begun.elapsed() > self.peers.core.rhythm.interval {
-                    pause = PAUSE_MIN;
+                    pauses = Pauses::begin();
                     continue;
                 }
-            } else {
-                pause = pause.max(DEAD_PAUSE_MIN);
             }
+            let pause = if finding != Finding::Dead && self.peers.links.is_open(self.peer) {
+                pauses.short()
+            } else {
+                pauses.long()
+            };
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = self.peers.links.doubted(self.peer) => {}
             }
-            pause = (pause * 2).min(PAUSE_MAX);
         }
     }
 
@@ -102,15 +145,14 @@ impl Keeper {
             self.listen(&mut beats).await;
             self.peers.links.lose(self.peer);
         }
-        let mut pause = DIAL_GAP;
+        let mut pauses = Pauses::begin();
         loop {
-            // One that listens may be about to end: it closes its connections before its listener. So it is asked again until a new stream comes.
-            if self.dial().await == Finding::Listens && pause < PAUSE_MAX {
-                tokio::time::sleep(pause).await;
-                pause *= 2;
+            // One that listens may be about to end, so it is dialled until a new stream comes or the matter is settled.
+            if self.dial().await != Finding::Dead && self.peers.links.is_open(self.peer) {
+                tokio::time::sleep(pauses.short()).await;
             } else {
                 self.peers.links.doubted(self.peer).await;
-                pause = DIAL_GAP;
+                pauses = Pauses::begin();
             }
         }
     }
@@ -135,14 +177,13 @@ impl Keeper {
     /// Hears heartbeats until the stream ends.
     async fn listen(&self, beats: &mut (impl Stream<Item = Heartbeat> + Unpin)) {
         let mut tables = Bytes::new();
+        // Beside the heartbeats: those that come while it dials are heard.
+        let mut looking = std::pin::pin!(self.look_when_doubted());
         loop {
             let beat = tokio::select! {
                 biased;
                 beat = beats.next() => beat,
-                () = self.peers.links.doubted(self.peer) => {
-                    self.dial().await;
-                    continue;
-                }
+                () = &mut looking => return,
             };
             let Some(beat) = beat else { return };
             let mut news = Vec::new();
@@ -157,29 +198,47 @@ impl Keeper {
         }
     }
 
+    /// Dials whenever somebody doubts; never ends.
+    async fn look_when_doubted(&self) {
+        loop {
+            self.peers.links.doubted(self.peer).await;
+            self.dial().await;
+        }
+    }
+
     /// Finds out whether a process listens there.
     async fn dial(&self) -> Finding {
         let Some(address) = self.peers.core.addresses.get(&self.peer) else {
             return Finding::Unsure;
         };
-        for is_second in [false, true] {
-            if is_second {
+        let mut refusals = 0;
+        for number in 0..DIALS_MAX {
+            if number > 0 {
                 tokio::time::sleep(DIAL_GAP).await;
             }
             if self.peers.core.faults.pass(self.peer).await.is_err() {
                 return Finding::Unsure;
             }
-            match net::knock(address, DIAL_WAIT).await {
-                Ok(()) => return Finding::Listens,
-                Err(net::Error::Refused { .. }) => {}
+            let last = *self.address.lock().unwrap_or_else(PoisonError::into_inner);
+            match net::knock(address, last, DIAL_WAIT).await {
+                Ok(address) => {
+                    *self.address.lock().unwrap_or_else(PoisonError::into_inner) = Some(address);
+                    return Finding::Listens;
+                }
+                Err(net::Error::Refused { .. }) if refusals > 0 => {
+                    self.peers.links.bury(self.peer);
+                    return Finding::Dead;
+                }
+                Err(net::Error::Refused { .. }) => refusals += 1,
+                // The listener was closed with the connection in its queue.
+                Err(error) if error.is_broken_off() => {}
                 Err(error) => {
                     debug!(peer = %self.peer, %error, "cannot say whether a peer is there");
                     return Finding::Unsure;
                 }
             }
         }
-        self.peers.links.bury(self.peer);
-        Finding::Dead
+        Finding::Unsure
     }
 }
 

@@ -24,7 +24,8 @@ use super::{Core, Peers, heartbeat, wire};
 use crate::proto::peer::v1::Heartbeat;
 use crate::types::PeerId;
 
-/// News is told at once, but not more often than this: many links change together when a peer dies.
+/// What others say is passed on at once, but not more often than this: many links change together when a peer dies. What this peer itself has found
+/// never waits; it is rare, as links that flap are damped.
 const NEWS_PAUSE: Duration = Duration::from_millis(20);
 /// Streams of one peer that wait to be heard; each takes the place of the one before.
 const INCOMING_MAX: usize = 4;
@@ -45,7 +46,9 @@ struct Inner {
     state: Mutex<State>,
     /// The tables as every stream of heartbeats is to send them next.
     rounds: watch::Sender<Bytes>,
-    /// There is news for the others.
+    /// This peer has found something out about its own links.
+    own_news: Notify,
+    /// There is news of others to pass on.
     news: Notify,
     ends: BTreeMap<PeerId, End>,
     /// `None`: the map is a test's.
@@ -85,6 +88,7 @@ impl Links {
                 rounds: watch::Sender::new(wire::encode(state.tables())),
                 state: Mutex::new(state),
                 map: watch::Sender::new(Arc::new(map)),
+                own_news: Notify::new(),
                 news: Notify::new(),
                 core,
             }),
@@ -154,25 +158,27 @@ impl Links {
         let mut tick = tokio::time::interval(self.inner.rhythm.interval);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut told = Instant::now();
+        let mut passing_on: Option<Instant> = None;
         loop {
             let due = self.state().next_check();
             let check = async {
-                match due {
-                    Some(due) => {
-                        tokio::time::sleep_until(due).await;
-                        due
-                    }
-                    None => std::future::pending().await,
-                }
+                until(due).await;
+                due
             };
             tokio::select! {
                 _ = tick.tick() => self.send_round(),
-                () = self.inner.news.notified() => {
-                    tokio::time::sleep_until(told + NEWS_PAUSE).await;
-                    told = Instant::now();
+                () = self.inner.own_news.notified() => {
+                    (told, passing_on) = (Instant::now(), None);
                     self.send_round();
                 }
-                due = check => self.check(due),
+                () = self.inner.news.notified() => {
+                    passing_on.get_or_insert(told + NEWS_PAUSE);
+                }
+                () = until(passing_on) => {
+                    (told, passing_on) = (Instant::now(), None);
+                    self.send_round();
+                }
+                due = check => self.check(due.unwrap_or_else(Instant::now)),
             }
         }
     }
@@ -234,6 +240,11 @@ impl Links {
         self.change(|state| state.bury(peer, Instant::now()));
     }
 
+    /// Whether it is being found out if a peer is there.
+    pub(super) fn is_open(&self, peer: PeerId) -> bool {
+        self.state().is_open(peer)
+    }
+
     /// Waits until somebody doubts that a peer is there.
     pub(super) async fn doubted(&self, peer: PeerId) {
         match self.inner.ends.get(&peer) {
@@ -267,7 +278,9 @@ impl Links {
         for (peer, before, after) in effects.turned {
             self.turned(peer, before, after);
         }
-        if effects.is_urgent {
+        if effects.is_own_changed {
+            self.inner.own_news.notify_one();
+        } else if effects.has_news {
             self.inner.news.notify_one();
         }
     }
@@ -311,6 +324,14 @@ impl fmt::Debug for Links {
         f.debug_struct("Links")
             .field("this", &self.inner.this)
             .finish_non_exhaustive()
+    }
+}
+
+/// Waits for an instant, or for ever.
+async fn until(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant).await,
+        None => std::future::pending().await,
     }
 }
 

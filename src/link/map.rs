@@ -166,6 +166,12 @@ impl LinkMap {
         is_lost && !self.is_reachable(peer)
     }
 
+    /// Whether a peer cannot lead for this one any more: it refused two dials of this peer, or it is gone. Unlike [`is_gone`](Self::is_gone) the first
+    /// depends on nobody else: what others still say of a peer that died a moment ago is old.
+    pub fn is_lost(&self, peer: PeerId) -> bool {
+        self.state(peer) == LinkState::Dead || self.is_gone(peer)
+    }
+
     /// When this peer last heard from another one. It moves on while the map stays.
     pub fn heard(&self, peer: PeerId) -> Option<Instant> {
         self.own.get(&peer)?.pulse.heard()

@@ -46,8 +46,10 @@ impl Default for Rhythm {
 pub(super) struct Effects {
     /// The new map, when anything in it changed.
     pub(super) map: Option<LinkMap>,
-    /// The others are to be told at once.
-    pub(super) is_urgent: bool,
+    /// This peer's own table is another: the others are to be told at once.
+    pub(super) is_own_changed: bool,
+    /// There are newer tables of others to pass on.
+    pub(super) has_news: bool,
     /// Own links that are in another state now: before, after.
     pub(super) turned: Vec<(PeerId, LinkState, LinkState)>,
 }
@@ -193,10 +195,16 @@ impl State {
         let limit = self.rhythm.interval * 3 / 2;
         let ear = self.ears.get(&peer);
         ear.is_some_and(|ear| match ear.hearing {
-            Hearing::Never => true,
+            Hearing::Never | Hearing::Broken => true,
             Hearing::Heard => ear.heard.is_none_or(|heard| now - heard > limit),
-            Hearing::Broken | Hearing::Silent | Hearing::Dead => false,
+            Hearing::Silent | Hearing::Dead => false,
         })
+    }
+
+    /// Whether it is being found out if a peer is there: none of heartbeats, silence and refused dials has told yet.
+    pub(super) fn is_open(&self, peer: PeerId) -> bool {
+        let ear = self.ears.get(&peer);
+        ear.is_some_and(|ear| matches!(ear.hearing, Hearing::Never | Hearing::Broken))
     }
 
     /// A heartbeat came from a peer, with tables that are worth a look.
@@ -275,10 +283,9 @@ impl State {
 
     /// Looks who was silent for too long.
     pub(super) fn check(&mut self, now: Instant) -> Effects {
-        let (floor, silence) = (self.floor, self.rhythm.silence);
+        let (floor, rhythm) = (self.floor, self.rhythm);
         for ear in self.ears.values_mut() {
-            let is_open = !matches!(ear.hearing, Hearing::Silent | Hearing::Dead);
-            if is_open && last_sign(ear, floor) + silence <= now {
+            if silent_from(ear, floor, rhythm).is_some_and(|from| from <= now) {
                 ear.turn(Hearing::Silent, now);
             }
         }
@@ -289,11 +296,10 @@ impl State {
     pub(super) fn next_check(&self) -> Option<Instant> {
         let silence = self.rhythm.silence;
         let next = |ear: &Ear| match ear.hearing {
-            Hearing::Silent | Hearing::Dead => None,
             Hearing::Heard if ear.shown == LinkState::Unknown => {
                 Some((last_sign(ear, self.floor)).min(ear.since) + silence)
             }
-            _ => Some(last_sign(ear, self.floor) + silence),
+            _ => silent_from(ear, self.floor, self.rhythm),
         };
         self.ears.values().filter_map(next).min()
     }
@@ -335,9 +341,21 @@ impl State {
         let is_map_changed = is_changed || is_own_changed || !turned.is_empty();
         Effects {
             map: is_map_changed.then(|| self.map()),
-            is_urgent: has_news || is_own_changed,
+            is_own_changed,
+            has_news,
             turned,
         }
+    }
+}
+
+/// When a peer counts as silent unless it gives a sign of life before. A connection that broke and did not come back within an interval says more than
+/// heartbeats that are late.
+fn silent_from(ear: &Ear, floor: Instant, rhythm: Rhythm) -> Option<Instant> {
+    let silent = last_sign(ear, floor) + rhythm.silence;
+    match ear.hearing {
+        Hearing::Silent | Hearing::Dead => None,
+        Hearing::Broken => Some(silent.min(ear.since.max(floor) + rhythm.interval)),
+        Hearing::Never | Hearing::Heard => Some(silent),
     }
 }
 

@@ -18,7 +18,7 @@ use crate::replica::{self, Replicas};
 use crate::store::TopicStore;
 use crate::types::ByteCount;
 
-/// What belonged to deleted topics is removed in steps of this many rows, so that nothing else waits for long.
+/// What was trimmed or deleted is removed in steps of this many rows, so that nothing else waits for long.
 const SWEEP_ROWS: usize = 1000;
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// How often the free room is looked at. A disk of 1 GiB/s fills the default reserve in a quarter of that, but half of the reserve is for followers.
@@ -132,22 +132,26 @@ impl Upkeep {
         }
     }
 
-    /// Removes what belonged to deleted topics, a little at a time.
+    /// Removes what was trimmed and what belonged to deleted topics, a little at a time. While there is more it takes half of the time, so that
+    /// it keeps up with any load and leaves the other half to what flushes.
     async fn sweep(&self) {
         loop {
-            let store = Arc::clone(&self.store);
-            match self
-                .tasks
-                .spawn_blocking(move || store.sweep(SWEEP_ROWS))
-                .await
-            {
+            let (store, began) = (Arc::clone(&self.store), Instant::now());
+            let sweep = move || store.sweep(SWEEP_ROWS);
+            let mut pause = SWEEP_INTERVAL;
+            match self.tasks.spawn_blocking(sweep).await {
                 Ok(Ok(0)) | Err(_) => {}
-                Ok(Ok(rows)) => debug!(rows, "swept what belonged to deleted topics"),
+                Ok(Ok(rows)) => {
+                    debug!(rows, "swept what was trimmed or deleted");
+                    if rows >= SWEEP_ROWS {
+                        pause = began.elapsed().min(SWEEP_INTERVAL);
+                    }
+                }
                 Ok(Err(error)) => {
-                    warn!(%error, "could not sweep what belonged to deleted topics; trying again");
+                    warn!(%error, "could not sweep what was trimmed or deleted; trying again");
                 }
             }
-            tokio::time::sleep(SWEEP_INTERVAL).await;
+            tokio::time::sleep(pause).await;
         }
     }
 }

@@ -304,6 +304,9 @@ impl Replica {
         loop {
             let is_ready = leadership.borrow_and_update().is_ready;
             if !is_ready && group.status().role != Role::Leader {
+                if group.leads_soon(deadline).await {
+                    continue;
+                }
                 return Err(Error::Consensus(group.not_leader()));
             }
             group.check_quorum()?;

@@ -22,10 +22,11 @@ use super::refusal;
 use super::verify::DIGESTS_AT_ONCE;
 use crate::broker::{self, Broker, Directory, Kind, Unresolved};
 use crate::cluster::Cluster;
+use crate::consensus::Leadership;
 use crate::link::Peers;
 use crate::proto::peer::v1 as peer_proto;
 use crate::replica::Replicas;
-use crate::router::Router;
+use crate::router::{Leader, Router};
 use crate::types::{Limits, Name, PeerId, Vertex};
 
 /// What the API works with.
@@ -154,12 +155,14 @@ impl Api {
             quorum: self.cluster().quorum(),
             replicas: self.cluster().replicas(vertex).len(),
         };
+        let replica = self.parts.replicas.get(vertex);
         let forwarding = Forwarding {
             api: self,
             operation,
             request,
             context,
             vertex,
+            heard: tokio::sync::Mutex::new(replica.map(|replica| replica.leader())),
         };
         forward::run(&self.router, places, &ask, &forwarding).await
     }
@@ -234,6 +237,8 @@ struct Forwarding<'a, O: Operation> {
     request: &'a O::Request,
     context: &'a Context,
     vertex: Vertex,
+    /// What this peer hears of the shard's leader, when it has a replica. Of one call, so that nothing between two pauses is missed.
+    heard: tokio::sync::Mutex<Option<watch::Receiver<Leadership>>>,
 }
 
 impl<O: Operation> Attempt for Forwarding<'_, O> {
@@ -267,11 +272,10 @@ impl<O: Operation> Attempt for Forwarding<'_, O> {
     }
 
     async fn pause(&self, delay: Duration) {
-        let Some(replica) = self.api.parts.replicas.get(self.vertex) else {
+        let mut heard = self.heard.lock().await;
+        let Some(leader) = heard.as_mut() else {
             return tokio::time::sleep(delay).await;
         };
-        let mut leader = replica.leader();
-        leader.mark_unchanged();
         let changed = async {
             if leader.changed().await.is_err() {
                 std::future::pending::<()>().await;
@@ -279,6 +283,11 @@ impl<O: Operation> Attempt for Forwarding<'_, O> {
         };
         // Either way the next round begins.
         let _ = tokio::time::timeout(delay, changed).await;
+        let Leadership { leader, term, .. } = *leader.borrow_and_update();
+        let is_there = |peer: &PeerId| !self.api.parts.peers.links().now().is_lost(*peer);
+        if let Some(peer) = leader.filter(is_there) {
+            self.api.router.learn(self.vertex, Leader { peer, term });
+        }
     }
 }
 

@@ -16,9 +16,11 @@ use super::status::Fault;
 use crate::router::{Aim, Leader, Router, Step};
 use crate::types::{PeerId, Vertex};
 
-/// The first wait between two rounds: a leader that was cut off is replaced within a few of these.
+/// The wait between two rounds at first: a leader that died is replaced within a few of these.
 const PAUSE_MIN: Duration = Duration::from_millis(10);
-/// The longest wait: a shard that has no leader for long is not asked more often.
+/// After so long it doubles each time, …
+const QUICK: Duration = Duration::from_millis(300);
+/// … up to this: a shard that has no leader for long is not asked more often.
 const PAUSE_MAX: Duration = Duration::from_millis(200);
 /// After so many rounds without hope for a majority nobody waits any longer (G6: at once). The second look is for a link that was just made again.
 const HOPELESS_ROUNDS_MAX: u32 = 2;
@@ -240,6 +242,7 @@ struct Round<'a> {
     router: &'a Router,
     places: Places,
     ask: Ask,
+    begun: Instant,
     pause: Duration,
     heard: Heard,
     /// Rounds in a row without hope.
@@ -290,6 +293,7 @@ impl<'a> Round<'a> {
             router,
             places,
             ask,
+            begun: Instant::now(),
             pause: PAUSE_MIN,
             heard: Heard::default(),
             hopeless_rounds: 0,
@@ -367,7 +371,9 @@ impl<'a> Round<'a> {
         }
         let left = self.ask.deadline.saturating_duration_since(Instant::now());
         let delay = self.pause.min(left);
-        self.pause = (self.pause * 2).min(PAUSE_MAX);
+        if self.begun.elapsed() > QUICK {
+            self.pause = (self.pause * 2).min(PAUSE_MAX);
+        }
         Ok(delay)
     }
 

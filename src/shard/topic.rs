@@ -163,11 +163,12 @@ impl Step<'_> {
             } else {
                 bytes.0.max(topic.trimmed.0).min(total)
             };
+            let gone = topic.first_offset..before;
             topic.first_offset = before;
             topic.bytes = ByteCount(total - trimmed);
             topic.trimmed = ByteCount(trimmed);
             self.put_topic(&topic);
-            self.overlay.doom(Doom::BatchesBefore(topic.id, before));
+            self.overlay.doom(Doom::BatchesBefore(topic.id, gone));
             self.events.push(Event::TopicTrimmed {
                 topic_id: topic.id,
                 topic: topic.name,

@@ -5,8 +5,12 @@
 //! kind u8 = 1 ‖ topic u64                                            all batches of a topic
 //! kind u8 = 2 ‖ table u8 ‖ length u16 ‖ prefix                       all rows whose keys begin so
 //! kind u8 = 3 ‖ table u8 ‖ length u16 ‖ prefix ‖ table u8 ‖ suffix   the same, and each row's twin
-//! kind u8 = 4 ‖ topic u64 ‖ offset u64                               the batches of a topic that end at or before the offset
+//! kind u8 = 4 ‖ topic u64 ‖ end u64 ‖ start u64                      the batches of a topic that end at or before `end`
 //! ```
+//! A trimmed topic leaves ever more removed keys behind its beginning, and an engine may step over each of them until it has compacted them
+//! away. So kind 4 names where to begin, and what is left of it after a step begins where the step ended.
+
+use std::ops::Range;
 
 use bytes::Bytes;
 
@@ -20,8 +24,9 @@ use crate::types::{Offset, TopicId};
 pub enum Doom {
     /// All batches of a topic.
     Batches(TopicId),
-    /// The batches of a topic that end at or before the offset; one that straddles it stays.
-    BatchesBefore(TopicId, Offset),
+    /// The batches of a topic that end at or before the end of the range; one that straddles it stays. All that end at or before its start
+    /// are gone, or doomed already.
+    BatchesBefore(TopicId, Range<Offset>),
     /// All rows of the shard's table whose keys begin so.
     Rows {
         /// The table.
@@ -56,11 +61,9 @@ impl Doom {
                 bytes.extend_from_slice(&topic.to_bits().to_be_bytes());
                 bytes
             }
-            Self::BatchesBefore(topic, offset) => {
-                let mut bytes = vec![BATCHES_BEFORE];
-                bytes.extend_from_slice(&topic.to_bits().to_be_bytes());
-                bytes.extend_from_slice(&offset.0.to_be_bytes());
-                bytes
+            Self::BatchesBefore(topic, offsets) => {
+                let topic = topic.to_bits().to_be_bytes();
+                batches_before(topic, offsets.end, offsets.start.0.to_be_bytes())
             }
             Self::Rows {
                 table,
@@ -83,11 +86,18 @@ impl Doom {
     }
 }
 
+fn batches_before(topic: [u8; 8], end: Offset, start: [u8; 8]) -> Vec<u8> {
+    let kind = [BATCHES_BEFORE];
+    [&kind[..], &topic, &end.0.to_be_bytes(), &start].concat()
+}
+
 /// A doom as the sweep needs it.
 struct Target<'a> {
     space: Space,
     /// What the keys in the engine begin with.
     prefix: Vec<u8>,
+    /// Where the keys begin, but for a batch that straddles it.
+    start: Vec<u8>,
     /// Where the keys end.
     end: Vec<u8>,
     /// Batches that end after this offset stay.
@@ -102,9 +112,14 @@ impl<'a> Target<'a> {
         match *kind {
             BATCHES => Some(Self::batches(rest.try_into().ok()?, None)),
             BATCHES_BEFORE => {
-                let (topic, offset) = rest.split_first_chunk::<8>()?;
-                let offset = Offset(u64::from_be_bytes(offset.try_into().ok()?));
-                Some(Self::batches(*topic, Some(offset)))
+                let (topic, rest) = rest.split_first_chunk::<8>()?;
+                let (end, start) = rest.split_first_chunk::<8>()?;
+                let start: [u8; 8] = start.try_into().ok()?;
+                let before = Offset(u64::from_be_bytes(*end));
+                Some(Self {
+                    start: [*topic, start].concat(),
+                    ..Self::batches(*topic, Some(before))
+                })
             }
             ROWS | ROWS_AND_TWINS => Self::rows(shard, *kind, rest),
             _ => None,
@@ -116,6 +131,7 @@ impl<'a> Target<'a> {
         Self {
             space: Space::Messages,
             prefix: topic.to_vec(),
+            start: topic.to_vec(),
             end: end.unwrap_or_else(|| key::after_prefix(&topic)),
             before,
             twin: None,
@@ -137,10 +153,32 @@ impl<'a> Target<'a> {
         Some(Self {
             space: Space::Meta,
             end: key::after_prefix(&prefix),
+            start: prefix.clone(),
             prefix,
             before: None,
             twin,
         })
+    }
+
+    /// The first keys to remove.
+    fn keys(&self, engine: &impl Source, limit: usize) -> Result<Vec<Bytes>, Error> {
+        let found = self.start.as_slice()..self.end.as_slice();
+        let mut keys = engine.keys(self.space, found, limit)?;
+        let begins_there = keys.first().is_some_and(|key| *key == self.start);
+        if self.before.is_some() && !begins_there {
+            let earlier = self.prefix.as_slice()..self.start.as_slice();
+            if let Some((straddling, _)) = engine.last(self.space, earlier)? {
+                keys.insert(0, straddling);
+                keys.truncate(limit);
+            }
+        }
+        Ok(keys)
+    }
+
+    /// What is left of the doom when all before this key is removed. `None`: it stays as it is.
+    fn rest(&self, next: &[u8]) -> Option<Vec<u8>> {
+        let (topic, start) = next.split_first_chunk::<8>()?;
+        Some(batches_before(*topic, self.before?, start.try_into().ok()?))
     }
 
     /// Whether the last key of those wanted is one that must stay.
@@ -203,22 +241,30 @@ pub(super) fn sweep_one<E: Engine>(
         return Ok(0);
     }
     // One more than may be removed, so that it is known whether there are more.
-    let range = target.prefix.as_slice()..target.end.as_slice();
-    let wanted = limit.saturating_add(1);
-    let mut keys = shared.engine.keys(target.space, range, wanted)?;
-    let is_done = keys.len() <= limit;
-    if !is_done {
-        keys.truncate(limit);
-    } else if let Some(last) = keys.last()
+    let mut keys = target.keys(&shared.engine, limit.saturating_add(1))?;
+    let next = keys.get(limit).cloned();
+    keys.truncate(limit);
+    if next.is_none()
+        && let Some(last) = keys.last()
         && target.is_spared(&shared.engine, last)?
     {
         keys.pop();
     }
     let mut changes: Vec<Change> = keys.iter().flat_map(|key| target.removals(key)).collect();
-    if is_done {
+    let rest = next.as_deref().and_then(|next| target.rest(next));
+    let rest = rest.filter(|rest| rest != doom);
+    if next.is_none() || rest.is_some() {
         changes.push(Change::removal(Space::Meta, doom_key.to_vec()));
     }
-    let removed = changes.len();
+    changes.extend(rest.map(|rest| {
+        let key = key::doom(shard, &rest);
+        let value = Some(value::encode_row(&key, &[]));
+        Change {
+            space: Space::Meta,
+            key,
+            value,
+        }
+    }));
     shared.engine.write(changes, Durability::Process)?;
-    Ok(removed)
+    Ok(keys.len() + usize::from(next.is_none()))
 }

@@ -172,6 +172,10 @@ impl RaftLog for Wal {
         self.shared.submit(ops, done)
     }
 
+    fn is_crowded(&self) -> bool {
+        self.shared.is_crowded()
+    }
+
     fn entries(
         &self,
         shard: Vertex,

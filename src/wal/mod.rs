@@ -185,6 +185,9 @@ pub trait RaftLog: Send + Sync {
     /// does not keep up, [`Error::Failed`] or [`Error::Closed`] when the log takes nothing more. Nothing was then taken and `done` is not called.
     fn submit(&self, ops: Vec<Op>, done: Completion) -> Result<(), Error>;
 
+    /// Whether [`submit`](Self::submit) may have to wait: the disk does not keep up at the moment.
+    fn is_crowded(&self) -> bool;
+
     /// The entries of the range, from its first on, without gaps and up to `bytes_max` of payload; at least one when the first one exists. It may
     /// read the disk.
     ///

@@ -198,6 +198,11 @@ impl Shared {
         Ok(bytes)
     }
 
+    /// Whether the queue is more than half full: what is submitted by one caller is far less than the other half.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.lock().queued_bytes > self.options.queue_bytes_max.0 / 2
+    }
+
     /// Waits until the queue takes this much more; something always fits into an empty one.
     fn wait_for_room(&self, bytes: u64) -> Result<MutexGuard<'_, State>, Error> {
         let limit = self.options.queue_bytes_max.0;

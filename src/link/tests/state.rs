@@ -47,7 +47,7 @@ fn link_is_up_when_each_end_says_that_it_hears_the_other() {
     let now = Instant::now();
     let (mut a, mut b) = (state(A, 1, now), state(B, 1, now));
     let first = b.hear(A, tables(&a), now);
-    assert!(first.is_urgent, "A is told at once");
+    assert!(first.is_own_changed, "A is told at once");
     assert_eq!(b.map().state(A), Unknown, "A does not hear B yet");
     a.hear(B, tables(&b), now);
     assert_eq!(a.map().state(B), Up);
@@ -55,7 +55,10 @@ fn link_is_up_when_each_end_says_that_it_hears_the_other() {
     assert_eq!(last.turned, [(A, Unknown, Up)]);
     assert!(b.map().is_up(A, B));
     let again = b.hear(A, tables(&a), now);
-    assert!(again.map.is_none() && !again.is_urgent, "nothing new");
+    assert!(
+        again.map.is_none() && !again.has_news && !again.is_own_changed,
+        "nothing new"
+    );
 }
 
 #[test]
@@ -66,7 +69,7 @@ fn silence_is_found_after_the_limit_and_ends_with_the_next_heartbeat() {
     assert_eq!(a.next_check(), Some(now + ms(800)));
     let found = a.check(now + ms(800));
     assert_eq!(found.turned, [(B, Up, Silent), (C, Unknown, Silent)]);
-    assert!(found.is_urgent);
+    assert!(found.is_own_changed);
     assert!(a.map().is_gone(B));
     assert_eq!(a.next_check(), None);
     a.hear(B, tables(&b), now + ms(900));
@@ -104,7 +107,7 @@ fn refused_peer_is_dead_and_its_own_word_counts_no_more() {
     assert!(!a.map().is_gone(B), "C still says that it hears B");
     c.bury(B, now);
     let news = a.hear(C, tables(&c), now);
-    assert!(news.is_urgent, "news of others is passed on");
+    assert!(news.has_news, "news of others is passed on");
     assert!(a.map().is_gone(B));
 }
 
@@ -210,6 +213,6 @@ fn word_of_a_stranger_is_not_passed_on() {
         hears: Arc::default(),
     };
     let heard = a.hear(B, vec![stranger], now);
-    assert!(heard.map.is_none() && !heard.is_urgent);
+    assert!(heard.map.is_none() && !heard.has_news && !heard.is_own_changed);
     assert_eq!(a.tables().count(), 2);
 }

@@ -163,9 +163,10 @@ fn missing_messages_of_a_topic_are_told() {
             .unwrap()
             .unwrap();
         let before = crate::types::Offset(3);
-        writes
-            .dooms
-            .push(store::Doom::BatchesBefore(topic.id, before));
+        writes.dooms.push(store::Doom::BatchesBefore(
+            topic.id,
+            crate::types::Offset(0)..before,
+        ));
         store.commit(shard(), writes, mark).unwrap();
         store.checkpoint().unwrap();
         while store.sweep(100).unwrap() > 0 {}

@@ -82,6 +82,10 @@ impl RaftLog for HeldLog {
         }
     }
 
+    fn is_crowded(&self) -> bool {
+        self.inner.is_crowded()
+    }
+
     fn entries(
         &self,
         shard: Vertex,

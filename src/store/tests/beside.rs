@@ -80,7 +80,7 @@ pub(super) fn frozen_reader_sees_what_is_swept_later(store: &dyn TopicStore) {
     store.checkpoint().unwrap();
     let frozen = store.snapshot().unwrap();
     let doom = Writes {
-        dooms: vec![Doom::BatchesBefore(topic(), Offset(6))],
+        dooms: vec![Doom::BatchesBefore(topic(), Offset(0)..Offset(6))],
         ..rows(&[(Table::Topic, "news", Some("1"))])
     };
     store.commit(shard("100"), doom, Bytes::new()).unwrap();
@@ -111,7 +111,7 @@ pub(super) fn trim_spares_the_batch_that_straddles(store: &dyn TopicStore) {
         store.erase(shard("100")).unwrap();
         with_five(store);
         let doom = Writes {
-            dooms: vec![Doom::BatchesBefore(topic(), Offset(before))],
+            dooms: vec![Doom::BatchesBefore(topic(), Offset(0)..Offset(before))],
             ..Writes::default()
         };
         store.commit(shard("100"), doom, Bytes::new()).unwrap();
@@ -186,7 +186,7 @@ fn what_is_swept_during_a_read_is_not_missing() {
     store.checkpoint().unwrap();
     let before = store.shared.engine.freeze().unwrap();
     let doom = Writes {
-        dooms: vec![Doom::BatchesBefore(topic(), Offset(6))],
+        dooms: vec![Doom::BatchesBefore(topic(), Offset(0)..Offset(6))],
         ..Writes::default()
     };
     store.commit(shard("100"), doom, Bytes::new()).unwrap();
@@ -263,4 +263,26 @@ fn fill_up(folder: &std::path::Path) {
     assert_eq!(end(&store), base);
     let found = store.batches(topic(), everything(0, base)).unwrap();
     assert_eq!(found.len() as u64, base);
+}
+
+/// A step ends where its limit says; the next goes on there, and what an earlier trim has left is found from the beginning named.
+pub(super) fn trims_go_on_where_a_step_ended(store: &dyn TopicStore) {
+    with_five(store);
+    let trims = [(0..5, 3), (5..6, 6), (6..9, 9)];
+    for (offsets, first) in trims {
+        let doom = Writes {
+            dooms: vec![Doom::BatchesBefore(
+                topic(),
+                Offset(offsets.start)..Offset(offsets.end),
+            )],
+            ..Writes::default()
+        };
+        store.commit(shard("100"), doom, Bytes::new()).unwrap();
+        store.checkpoint().unwrap();
+        while store.sweep(1).unwrap() > 0 {}
+        let mut bases =
+            (0..9).filter_map(|offset| store.batch_at(topic(), Offset(offset)).unwrap());
+        let left = bases.next().map_or(9, |batch| batch.base_offset.0);
+        assert_eq!(left, first, "trimmed {offsets:?}");
+    }
 }

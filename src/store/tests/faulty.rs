@@ -262,7 +262,7 @@ fn sweep_looks_only_when_something_may_be_doomed() {
     assert_eq!(store.sweep(9).unwrap(), 0);
     assert_eq!(lists(), before);
     let doom = Writes {
-        dooms: vec![Doom::BatchesBefore(topic(), Offset(2))],
+        dooms: vec![Doom::BatchesBefore(topic(), Offset(0)..Offset(2))],
         ..Writes::default()
     };
     let mark = Bytes::from_static(b"4");

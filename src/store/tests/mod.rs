@@ -14,7 +14,7 @@ use proptest::prelude::*;
 
 use beside::{
     frozen_reader_sees_what_is_swept_later, hole_between_batches_is_missing,
-    trim_spares_the_batch_that_straddles,
+    trim_spares_the_batch_that_straddles, trims_go_on_where_a_step_ended,
 };
 use replace::{broken_off_replacement_leaves_nothing, shard_is_replaced_as_a_whole};
 
@@ -348,6 +348,7 @@ conformance! {
     damage_is_reported_with_its_place
     frozen_reader_sees_what_is_swept_later
     trim_spares_the_batch_that_straddles
+    trims_go_on_where_a_step_ended
     hole_between_batches_is_missing
     shard_is_replaced_as_a_whole
     broken_off_replacement_leaves_nothing

@@ -112,8 +112,9 @@ impl ShardModel {
                 let id = self.id(*shard, *topic);
                 let before = Offset(self.end(id).0.saturating_sub(*back));
                 let first = &mut self.topics.entry(id).or_default().1;
+                let gone = *first..before;
                 *first = before.max(*first);
-                writes.dooms.push(Doom::BatchesBefore(id, before));
+                writes.dooms.push(Doom::BatchesBefore(id, gone));
             }
             Step::Delete { shard, topic } => {
                 let id = self.id(*shard, *topic);

@@ -20,7 +20,7 @@ fn dooms() -> Vec<Doom> {
     let prefix = Bytes::from_static(b"old");
     vec![
         Doom::Batches(TopicId::new(4, 2)),
-        Doom::BatchesBefore(topic(), Offset(3)),
+        Doom::BatchesBefore(topic(), Offset(0)..Offset(3)),
         Doom::Rows {
             table: Table::Session,
             prefix: prefix.clone(),
