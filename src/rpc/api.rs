@@ -17,7 +17,7 @@ use super::facts::Facts;
 use super::forward::{self, Answered, Ask, Attempt, Failed, Failure, Places};
 use super::layers::Edge;
 use super::operation::{Checks, Here, Operation, Resolve};
-use super::outage::Outage;
+use super::outage::Order;
 use super::refusal;
 use super::verify::DIGESTS_AT_ONCE;
 use crate::broker::{self, Broker, Directory, Kind, Unresolved};
@@ -43,7 +43,7 @@ pub struct Parts {
     /// What the process knows of itself.
     pub facts: Facts,
     /// Takes the order to make this peer fail; who has built it obeys.
-    pub outage: watch::Sender<Option<Outage>>,
+    pub outage: watch::Sender<Option<Order>>,
     /// Ends what has no end of its own: the peer takes no more calls.
     pub drain: CancellationToken,
 }
