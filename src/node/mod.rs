@@ -225,6 +225,7 @@ impl Node {
             ..
         } = self;
         // While this peer still takes calls, and passes on those for shards that it leads no more: none is refused.
+        self.peers.links().leave();
         let deadline = Instant::now() + config.election_timeout_max;
         let led = replicas.all();
         join_all(led.iter().map(|replica| replica.hand_over(deadline))).await;

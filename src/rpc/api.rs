@@ -25,7 +25,7 @@ use crate::cluster::Cluster;
 use crate::link::Peers;
 use crate::proto::peer::v1 as peer_proto;
 use crate::replica::Replicas;
-use crate::router::Router;
+use crate::router::{Leader, Router};
 use crate::types::{Limits, Name, PeerId, Vertex};
 
 /// What the API works with.
@@ -65,7 +65,12 @@ impl Api {
     pub fn new(parts: Parts) -> Self {
         let links = parts.peers.links().clone();
         let gone = Arc::new(move |peer| links.now().is_gone(peer));
-        let router = Arc::new(Router::new(parts.cluster.clone(), gone));
+        let links = parts.peers.links().clone();
+        let told = Arc::new(move |vertex| {
+            let (peer, term) = links.now().leader(vertex)?;
+            Some(Leader { peer, term })
+        });
+        let router = Arc::new(Router::new(parts.cluster.clone(), gone, told));
         let edge = Edge::new(parts.cluster.this(), &parts.limits, parts.facts.trace_seed);
         Self {
             parts: Arc::new(parts),
