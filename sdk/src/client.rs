@@ -20,6 +20,7 @@ use crate::course;
 use crate::error::Error;
 use crate::event::Event;
 use crate::hedge::{Budget, Delays};
+use crate::model::ReadSource;
 use crate::proto::v1;
 use crate::retry::Backoff;
 
@@ -315,14 +316,15 @@ impl Client {
         Some(event.to_string())
     }
 
-    /// Takes note of what a read says of who answered it.
-    pub(crate) fn note(&self, source: Option<&v1::ReadSource>) {
-        let Some(source) = source else { return };
-        if source.note.is_empty() {
-            self.stand_in(&source.owner, Some(&source.served_by));
-        } else {
+    /// Takes note of what a read says of who answered it, and adds what this client knows: that the owner cannot be reached.
+    pub(crate) fn note(&self, source: Option<ReadSource>) -> Option<ReadSource> {
+        let mut source = source?;
+        if source.is_owner_unreached {
             self.shared.peers.stand_in(&source.owner, &source.served_by);
+        } else if let Some(note) = self.stand_in(&source.owner, Some(&source.served_by)) {
+            (source.note, source.is_owner_unreached) = (Some(note), true);
         }
+        Some(source)
     }
 
     /// Looks in the background for who listens where, unless it did so lately. `first` hears as soon as one peer has answered, or all have

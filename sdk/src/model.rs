@@ -237,6 +237,8 @@ pub struct ReadSource {
     pub lag_entries: Option<u64>,
     /// In words, when it was not the owner: "cannot reach owner 100; served by replica 101".
     pub note: Option<String>,
+    /// The owner was asked before and could not be reached, by the peer that answered or by this client.
+    pub is_owner_unreached: bool,
 }
 
 /// One replica of a shard.

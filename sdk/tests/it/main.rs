@@ -9,6 +9,7 @@
 mod batch;
 mod failover;
 mod fake;
+mod raw;
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
