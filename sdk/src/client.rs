@@ -39,6 +39,8 @@ pub(crate) struct Options {
     /// Bytes of one answer.
     pub(crate) answer_bytes_max: usize,
     pub(crate) channel: ChannelOptions,
+    /// How long peers may say that there is no majority before a call believes it.
+    pub(crate) no_quorum_patience: Duration,
 }
 
 impl Default for Options {
@@ -63,6 +65,8 @@ impl Default for Options {
                 keep_alive_interval: Duration::from_secs(2),
                 keep_alive_timeout: Duration::from_secs(2),
             },
+            // A peer that is started again, and the election after that, take less.
+            no_quorum_patience: Duration::from_secs(5),
         }
     }
 }
@@ -122,6 +126,14 @@ impl Builder {
             usual,
             soon: eventual,
         };
+        self
+    }
+
+    /// How long a call goes on while peers say that too few replicas can be reached (`NO_QUORUM`): so long it may be over soon, as when a peer is
+    /// started again; then the call ends with that error, [`Reason::NoQuorum`](crate::Reason::NoQuorum), though its deadline has not come. Zero: at
+    /// the first time. Default: 5 s.
+    pub fn no_quorum_patience(mut self, patience: Duration) -> Self {
+        self.options.no_quorum_patience = patience;
         self
     }
 
