@@ -14,7 +14,7 @@ use crate::proto::v1;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 #[non_exhaustive]
 pub enum AckLevel {
-    /// The leader alone: such a publish can be lost with the leader's disk.
+    /// At least the owner. It is answered as [`Self::Quorum`] is and says so: the answer names the offset, which is certain only then.
     Owner,
     /// A majority of the voters: survives the loss of any minority of them.
     #[default]
