@@ -14,12 +14,6 @@ mod report;
 mod round;
 mod series;
 #[path = "../shared/mod.rs"]
-#[expect(
-    dead_code,
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "shared with the other benchmarks, and some of it with the crash tests"
-)]
 mod shared;
 mod system;
 

@@ -1,4 +1,10 @@
 //! What the benchmarks share: where they work and for how long, eight processes of the real binary, what the machine tells, and how times are kept.
+#![expect(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "no benchmark uses all of it, and some of it is shared with the crash tests"
+)]
 
 pub mod device;
 pub mod machine;

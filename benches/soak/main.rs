@@ -12,12 +12,6 @@
 mod load;
 mod plot;
 #[path = "../shared/mod.rs"]
-#[expect(
-    dead_code,
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "shared with the other benchmarks, and some of it with the crash tests"
-)]
 mod shared;
 
 use std::path::PathBuf;

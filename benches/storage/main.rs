@@ -18,12 +18,6 @@ mod raw;
 mod reopen;
 mod report;
 #[path = "../shared/mod.rs"]
-#[expect(
-    dead_code,
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "shared with the other benchmarks, and some of it with the crash tests"
-)]
 mod shared;
 
 use std::path::Path;

@@ -11,12 +11,6 @@
 
 mod query;
 #[path = "../shared/mod.rs"]
-#[expect(
-    dead_code,
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "shared with the other benchmarks, and some of it with the crash tests"
-)]
 mod shared;
 mod work;
 

@@ -13,7 +13,8 @@ use crate::connect::PeerKey;
 use crate::error::Error;
 use crate::hedge::Hedge;
 use crate::model::{
-    Cluster, Consistency, Location, Member, NodeStatus, Placement, Retention, Topic, required,
+    Cluster, Consistency, Location, Member, NodeStatus, Placement, ReadSource, Retention, Topic,
+    required,
 };
 use crate::page::{Page, PageRequest, pages};
 use crate::proto::v1;
@@ -26,6 +27,8 @@ pub struct Placed<T> {
     pub item: T,
     /// Where it lives.
     pub placement: Placement,
+    /// Who answered, of what was read: its note says when that was not the owner. `None` of what was written.
+    pub source: Option<ReadSource>,
 }
 
 /// Which topics to list; the default is all.
@@ -128,8 +131,9 @@ impl Client {
         };
         let call = reading(&call::GET_TOPIC, topic, consistency);
         let answer: v1::GetTopicResponse = self.call(call, &request).await?;
-        self.note(answer.source.as_ref());
-        placed(answer.topic, "topic", answer.placement)
+        let found = placed(answer.topic, "topic", answer.placement)?;
+        let source = self.note(answer.source.map(Into::into));
+        Ok(Placed { source, ..found })
     }
 
     /// Lists topics, page after page, ordered by owner vertex, then name. The stream ends after an error.
@@ -222,7 +226,9 @@ impl Client {
         };
         let answer: v1::LocateTopicResponse =
             self.call(Call::new(&call::LOCATE_TOPIC), &request).await?;
-        Ok(answer.into())
+        let mut location = Location::from(answer);
+        location.source = self.note(location.source);
+        Ok(location)
     }
 }
 
@@ -332,6 +338,7 @@ pub(crate) fn placed<T, U: From<T>>(
     Ok(Placed {
         item: required(item, field)?.into(),
         placement: required(placement, "placement")?.into(),
+        source: None,
     })
 }
 

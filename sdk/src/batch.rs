@@ -3,6 +3,8 @@
 //! What failed and may work later is tried again under the same request id, so that a topic that was created by an attempt without an answer is
 //! not taken for somebody else's. Begin with [`Client::create_topics`].
 
+use std::time::Duration;
+
 use futures::StreamExt;
 use futures::stream;
 use prost::Message;
@@ -16,7 +18,7 @@ use crate::error::{Error, Failure, Fate};
 use crate::hedge::Hedge;
 use crate::model::{Retention, Topic};
 use crate::proto::v1;
-use crate::retry::{self, Repeat, Verdict};
+use crate::retry::{self, Majority, Repeat, Verdict};
 
 /// Topics in one call: what peers take.
 const CHUNK: usize = 1000;
@@ -137,6 +139,7 @@ struct Fated {
     is_open: bool,
     /// The fate of an earlier attempt is not known.
     was_unknown: bool,
+    majority: Majority,
 }
 
 impl<'a> Chunk<'a> {
@@ -146,6 +149,7 @@ impl<'a> Chunk<'a> {
             result: None,
             is_open: true,
             was_unknown: false,
+            majority: Majority::default(),
         };
         Self {
             client,
@@ -177,7 +181,7 @@ impl<'a> Chunk<'a> {
     }
 
     /// Asks once for all that is open. Gives how long the peers want to be spared before the rest is asked for again.
-    async fn attempt(&mut self) -> Option<std::time::Duration> {
+    async fn attempt(&mut self) -> Option<Duration> {
         let open: Vec<&mut Fated> = self
             .topics
             .iter_mut()
@@ -208,6 +212,7 @@ impl<'a> Chunk<'a> {
             }
         };
         let address = answer.address;
+        let patience = self.client.shared.options.no_quorum_patience;
         let asked = open
             .into_iter()
             .zip(answer.message.results)
@@ -218,7 +223,7 @@ impl<'a> Chunk<'a> {
                     None
                 }
                 Some(v1::topic_creation::Result::Error(part)) => {
-                    fated.fail(Failure::from_part(part, address.clone()))
+                    fated.fail(Failure::from_part(part, address.clone()), patience)
                 }
                 None => {
                     fated.is_open = false;
@@ -243,9 +248,11 @@ fn fail_all(open: Vec<&mut Fated>, error: &Error) {
 
 impl Fated {
     /// Takes note of a failure. Gives the time that the peer asks for.
-    fn fail(&mut self, failure: Failure) -> Option<std::time::Duration> {
+    fn fail(&mut self, failure: Failure, patience: Duration) -> Option<Duration> {
         let verdict = retry::decide(&failure, Repeat::Write, self.was_unknown);
-        self.is_open = matches!(verdict, Verdict::Again(_));
+        let lost_for = self.majority.lost_for(&failure, Instant::now());
+        let has_hope = lost_for.is_none_or(|lost| lost < patience);
+        self.is_open = has_hope && matches!(verdict, Verdict::Again(_));
         self.was_unknown |= failure.fate == Fate::Unknown;
         let asked = failure.retry_after.filter(|_| self.is_open);
         let last = Box::new(failure);

@@ -20,6 +20,7 @@ use crate::course;
 use crate::error::Error;
 use crate::event::Event;
 use crate::hedge::{Budget, Delays};
+use crate::model::ReadSource;
 use crate::proto::v1;
 use crate::retry::Backoff;
 
@@ -38,6 +39,8 @@ pub(crate) struct Options {
     /// Bytes of one answer.
     pub(crate) answer_bytes_max: usize,
     pub(crate) channel: ChannelOptions,
+    /// How long peers may say that there is no majority before a call believes it.
+    pub(crate) no_quorum_patience: Duration,
 }
 
 impl Default for Options {
@@ -62,6 +65,8 @@ impl Default for Options {
                 keep_alive_interval: Duration::from_secs(2),
                 keep_alive_timeout: Duration::from_secs(2),
             },
+            // A peer that is started again, and the election after that, take less.
+            no_quorum_patience: Duration::from_secs(5),
         }
     }
 }
@@ -121,6 +126,14 @@ impl Builder {
             usual,
             soon: eventual,
         };
+        self
+    }
+
+    /// How long a call goes on while peers say that too few replicas can be reached (`NO_QUORUM`): so long it may be over soon, as when a peer is
+    /// started again; then the call ends with that error, [`Reason::NoQuorum`](crate::Reason::NoQuorum), though its deadline has not come. Zero: at
+    /// the first time. Default: 5 s.
+    pub fn no_quorum_patience(mut self, patience: Duration) -> Self {
+        self.options.no_quorum_patience = patience;
         self
     }
 
@@ -315,14 +328,15 @@ impl Client {
         Some(event.to_string())
     }
 
-    /// Takes note of what a read says of who answered it.
-    pub(crate) fn note(&self, source: Option<&v1::ReadSource>) {
-        let Some(source) = source else { return };
-        if source.note.is_empty() {
-            self.stand_in(&source.owner, Some(&source.served_by));
-        } else {
+    /// Takes note of what a read says of who answered it, and adds what this client knows: that the owner cannot be reached.
+    pub(crate) fn note(&self, source: Option<ReadSource>) -> Option<ReadSource> {
+        let mut source = source?;
+        if source.is_owner_unreached {
             self.shared.peers.stand_in(&source.owner, &source.served_by);
+        } else if let Some(note) = self.stand_in(&source.owner, Some(&source.served_by)) {
+            (source.note, source.is_owner_unreached) = (Some(note), true);
         }
+        Some(source)
     }
 
     /// Looks in the background for who listens where, unless it did so lately. `first` hears as soon as one peer has answered, or all have

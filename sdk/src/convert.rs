@@ -215,6 +215,7 @@ impl From<v1::ReadSource> for ReadSource {
             owner: source.owner,
             lag_entries: source.lag_entries,
             note: text(source.note),
+            is_owner_unreached: source.is_owner_unreached,
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::client::Shared;
 use crate::connect::{Chosen, PeerKey};
 use crate::error::{Code, Error, Failure, Fate};
 use crate::hedge::ATTEMPTS_MAX;
-use crate::retry::{self, Place, Repeat, Verdict};
+use crate::retry::{self, Majority, Place, Repeat, Verdict};
 
 /// How often a call follows the word of a peer that another leads, without a pause.
 const REDIRECTS_MAX: u32 = 4;
@@ -112,6 +112,7 @@ struct Course<'a> {
     again_at: Option<Instant>,
     /// The fate of an earlier attempt is unknown.
     was_unknown: bool,
+    majority: Majority,
     /// What the call ends with unless an attempt that is still under way succeeds.
     last: Option<Failure>,
 }
@@ -142,6 +143,7 @@ impl<'a> Course<'a> {
             leader: None,
             again_at: None,
             was_unknown: false,
+            majority: Majority::default(),
             last: None,
         }
     }
@@ -268,7 +270,9 @@ impl<'a> Course<'a> {
             Verdict::Again(place) => place,
         };
         let pause = self.pause(&place, &failure);
-        if pause >= self.remaining() {
+        let lost_for = self.majority.lost_for(&failure, Instant::now());
+        let is_lost = lost_for.is_some_and(|lost| lost >= self.shared.options.no_quorum_patience);
+        if is_lost || pause >= self.remaining() {
             return self.end_with(failure);
         }
         self.again_at = Some(Instant::now() + pause);

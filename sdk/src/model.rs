@@ -14,7 +14,7 @@ use crate::proto::v1;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 #[non_exhaustive]
 pub enum AckLevel {
-    /// The leader alone: such a publish can be lost with the leader's disk.
+    /// At least the owner. It is answered as [`Self::Quorum`] is and says so: the answer names the offset, which is certain only then.
     Owner,
     /// A majority of the voters: survives the loss of any minority of them.
     #[default]
@@ -237,6 +237,8 @@ pub struct ReadSource {
     pub lag_entries: Option<u64>,
     /// In words, when it was not the owner: "cannot reach owner 100; served by replica 101".
     pub note: Option<String>,
+    /// The owner was asked before and could not be reached, by the peer that answered or by this client.
+    pub is_owner_unreached: bool,
 }
 
 /// One replica of a shard.

@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::error::{Code, Failure, Fate, Reason};
 
 /// What repeating a call may do.
@@ -100,6 +102,27 @@ fn decide_refusal(failure: &Failure) -> Verdict {
 /// A refusal for what the request is, which every attempt meets, so that an earlier one of unknown fate met it too.
 pub(crate) fn is_refused_always(failure: &Failure) -> bool {
     failure.code == Code::InvalidArgument || failure.reason == Reason::RequestTooLarge
+}
+
+/// Whether there was a majority when a call was last refused.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Majority {
+    lost_since: Option<Instant>,
+}
+
+impl Majority {
+    /// Takes note of a failure. For how long peers have said that there is no majority, when this one says so; peers that say nothing do not
+    /// speak against it.
+    pub(crate) fn lost_for(&mut self, failure: &Failure, now: Instant) -> Option<Duration> {
+        if failure.reason == Reason::NoQuorum {
+            let since = *self.lost_since.get_or_insert(now);
+            return Some(now.saturating_duration_since(since));
+        }
+        if failure.fate == Fate::Nothing {
+            self.lost_since = None;
+        }
+        None
+    }
 }
 
 /// Pauses between attempts: exponential with full jitter, so that callers that failed together do not come back together
@@ -228,6 +251,20 @@ mod tests {
         assert_eq!(decide(&gone, Repeat::Delete, true), Verdict::Done);
         assert_eq!(decide(&gone, Repeat::Delete, false), Verdict::Fail);
         assert_eq!(decide(&gone, Repeat::Write, true), Verdict::Fail);
+    }
+
+    #[test]
+    fn majority_is_lost_from_the_first_word_of_it_until_another_is_heard() {
+        let (mut majority, begun) = (Majority::default(), Instant::now());
+        let after = |seconds| begun + Duration::from_secs(seconds);
+        let lost = failure(Reason::NoQuorum, Code::Unavailable, Fate::Nothing);
+        assert_eq!(majority.lost_for(&lost, after(1)), Some(Duration::ZERO));
+        assert_eq!(majority.lost_for(&reset(), after(2)), None);
+        let two = Duration::from_secs(2);
+        assert_eq!(majority.lost_for(&lost, after(3)), Some(two));
+        let between = failure(Reason::NoLeader, Code::Unavailable, Fate::Nothing);
+        assert_eq!(majority.lost_for(&between, after(4)), None);
+        assert_eq!(majority.lost_for(&lost, after(5)), Some(Duration::ZERO));
     }
 
     #[test]

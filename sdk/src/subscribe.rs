@@ -296,8 +296,9 @@ impl Subscription {
             consistency: v1::ReadConsistency::from(options.consistency).into(),
         };
         let answer: v1::PullResponse = self.client.call(call, &request).await?;
-        self.client.note(answer.source.as_ref());
-        Ok(Pulled::new(answer))
+        let mut pulled = Pulled::new(answer);
+        pulled.source = self.client.note(pulled.source);
+        Ok(pulled)
     }
 
     /// Moves the cursor forward: all messages below `next_offset` are done. Gives the cursor, which may be further.

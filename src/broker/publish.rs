@@ -10,7 +10,7 @@ use crate::types::{Batch, Offset, PeerId, PublisherId, Sequence, SessionId, Time
 /// How many replicas have a publish on stable storage before it is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AckLevel {
-    /// The leader. Consensus gives more: it is answered like [`Self::Quorum`].
+    /// At least the owner. Answered like [`Self::Quorum`], for the answer names the offset, and only what is committed keeps it.
     Owner,
     /// A majority of the voters.
     Quorum,

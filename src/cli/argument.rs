@@ -88,7 +88,7 @@ impl Global {
 /// When a publish is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Acks {
-    /// When the leader alone has it on disk
+    /// When the owner has it on disk, and a majority too: sooner no offset is certain
     Owner,
     /// When a majority of the voters has it on disk
     Quorum,

@@ -107,7 +107,7 @@ async fn publish(
     let published = session
         .call("Publish", way.publish(topic, messages))
         .await?;
-    session.tell_leader(&published.placement)?;
+    session.tell_stand_in(published.note.as_deref(), &published.placement)?;
     let record = record::Published::new(topic, published);
     session.output.line(record.sentence(), &record)?;
     if record.is_duplicate {

@@ -123,6 +123,18 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
+    /// Tells when a replica served in place of an owner that cannot be reached, or that does not lead.
+    pub(super) fn tell_stand_in(
+        &mut self,
+        note: Option<&str>,
+        placement: &Placement,
+    ) -> Result<()> {
+        match note {
+            Some(note) => Ok(self.output.word(note)?),
+            None => self.tell_leader(placement),
+        }
+    }
+
     /// Tells when another than the owner leads, and so answered.
     pub(super) fn tell_leader(&mut self, placement: &Placement) -> Result<()> {
         let owner = &placement.owner;
@@ -161,4 +173,43 @@ fn unreachable_at(addresses: &[String], error: Error) -> anyhow::Error {
         "no peer can be reached at {where_} ({why}); `cubecast dev` starts eight"
     ))
     .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::super::Cli;
+    use super::super::output::Format;
+    use super::*;
+
+    // REQ A14: who serves in place of an owner that cannot be reached is told, or else that the owner does not lead.
+    #[tokio::test]
+    async fn stand_in_is_told_in_words_beside_the_data() {
+        let global = Cli::try_parse_from(["cubecast", "status"]).unwrap().global;
+        let (mut output, written) = Output::captured(Format::Json);
+        let mut session = Session {
+            client: Client::builder().peer("127.0.0.1:1").build().unwrap(),
+            output: &mut output,
+            global: &global,
+        };
+        let led_by = |leader: &str| {
+            let placement = cubecast_sdk::proto::v1::Placement {
+                owner: "100".to_owned(),
+                leader: leader.to_owned(),
+                ..Default::default()
+            };
+            Placement::from(placement)
+        };
+        let note = Some("cannot reach owner 100; served by replica 101");
+        session.tell_stand_in(note, &led_by("101")).unwrap();
+        session.tell_stand_in(None, &led_by("101")).unwrap();
+        session.tell_stand_in(None, &led_by("100")).unwrap();
+        let words = "cannot reach owner 100; served by replica 101\n\
+                     owner 100 does not lead; served by replica 101\n";
+        assert_eq!(
+            (written.words().as_str(), written.data().as_str()),
+            (words, "")
+        );
+    }
 }

@@ -226,7 +226,7 @@ async fn get(topic: &str, consistency: Reading, session: &mut Session<'_>) -> Re
     let found = session
         .call("GetTopic", client.topic(topic, consistency.into()))
         .await?;
-    session.tell_leader(&found.placement)?;
+    session.tell_source(found.source.as_ref())?;
     let record = Placed::<Topic>::from(found);
     Ok(session.output.line(described(&record), &record)?)
 }

@@ -22,7 +22,7 @@ use super::map::{LinkMap, LinkState};
 use super::state::{Effects, Rhythm, State};
 use super::{Core, Peers, heartbeat, wire};
 use crate::proto::peer::v1::Heartbeat;
-use crate::types::PeerId;
+use crate::types::{PeerId, Term, Vertex};
 
 /// What others say is passed on at once, but not more often than this: many links change together when a peer dies. What this peer itself has found
 /// never waits; it is rare, as links that flap are damped.
@@ -127,6 +127,19 @@ impl Links {
         }
         end.incoming.try_send(beats).ok()?;
         self.outgoing(peer)
+    }
+
+    /// Tells the others that this peer is about to stop: they pass nothing more on through it, unless there is no other way.
+    pub fn leave(&self) {
+        self.change(State::leave);
+    }
+
+    /// Tells the others that this peer leads a shard in this term, or that it does not lead it.
+    pub fn lead(&self, shard: Vertex, term: Option<Term>) {
+        // The map of a test says nothing but what the test says.
+        if self.inner.core.is_some() {
+            self.change(|state| state.lead(shard, term));
+        }
     }
 
     /// Sends and hears heartbeats until the token is cancelled.

@@ -11,8 +11,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::pulse::Pulse;
+use super::wire::Table;
 use crate::cube;
-use crate::types::{PeerId, Vertex};
+use crate::types::{PeerId, Term, Vertex};
 
 /// What a peer knows of its own link to another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +45,10 @@ pub struct LinkMap {
     own: BTreeMap<PeerId, Own>,
     /// Whom each peer says it hears. Peers that never said anything are not in it.
     hears: BTreeMap<PeerId, Arc<BTreeSet<PeerId>>>,
+    /// Those that are about to stop.
+    leaving: BTreeSet<PeerId>,
+    /// Who says that it leads a shard, by the number of its vertex: the one with the greatest term.
+    leaders: Arc<BTreeMap<u16, (Term, PeerId)>>,
 }
 
 impl LinkMap {
@@ -60,20 +65,37 @@ impl LinkMap {
             own: others.map(|peer| (*peer, unknown())).collect(),
             members: Arc::new(members),
             hears: BTreeMap::new(),
+            leaving: BTreeSet::new(),
+            leaders: Arc::default(),
         }
     }
 
-    pub(super) fn from_parts(
+    pub(super) fn from_parts<'a>(
         this: PeerId,
         members: Arc<BTreeMap<PeerId, Vertex>>,
         own: BTreeMap<PeerId, Own>,
-        hears: BTreeMap<PeerId, Arc<BTreeSet<PeerId>>>,
+        tables: impl Iterator<Item = &'a Table>,
     ) -> Self {
+        let (mut hears, mut leaving) = (BTreeMap::new(), BTreeSet::new());
+        let mut leaders: BTreeMap<u16, (Term, PeerId)> = BTreeMap::new();
+        for table in tables {
+            hears.insert(table.peer, Arc::clone(&table.hears));
+            if table.is_leaving {
+                leaving.insert(table.peer);
+            }
+            for (shard, term) in table.leads.iter() {
+                let claim = (*term, table.peer);
+                let greatest = leaders.entry(*shard).or_insert(claim);
+                *greatest = claim.max(*greatest);
+            }
+        }
         Self {
             this,
             members,
             own,
             hears,
+            leaving,
+            leaders: Arc::new(leaders),
         }
     }
 
@@ -105,8 +127,15 @@ impl LinkMap {
         a == b || hears(a, b) && hears(b, a)
     }
 
+    /// Who leads a shard and in which term, as the leader itself says. One that is gone does not count, and neither do those that led before it.
+    pub fn leader(&self, shard: Vertex) -> Option<(PeerId, Term)> {
+        let (term, peer) = *self.leaders.get(&shard.index())?;
+        (!self.is_gone(peer)).then_some((peer, term))
+    }
+
     /// The peers to pass on the way to another one, that one last: it alone when the link works, nobody to this peer itself. The shortest way
-    /// over links that work; of several the one that comes nearest to the goal on the cube. No peer is on it twice. `None`: there is no way.
+    /// over links that work; of several the one that comes nearest to the goal on the cube. It passes a peer that is about to stop only when
+    /// there is no other way, and no peer twice. `None`: there is no way.
     pub fn route(&self, to: PeerId) -> Option<Vec<PeerId>> {
         if to == self.this {
             return Some(Vec::new());
@@ -115,11 +144,28 @@ impl LinkMap {
         if self.is_up(self.this, to) {
             return Some(vec![to]);
         }
+        let stays = |peer: PeerId| !self.leaving.contains(&peer);
+        let around = self.search((to, goal), stays);
+        if around.is_some() || self.leaving.is_empty() {
+            return around;
+        }
+        self.search((to, goal), |_| true)
+    }
+
+    /// The shortest way that passes only peers that `may_pass` says.
+    fn search(
+        &self,
+        (to, goal): (PeerId, Vertex),
+        may_pass: impl Fn(PeerId) -> bool,
+    ) -> Option<Vec<PeerId>> {
         let mut came_from = BTreeMap::from([(self.this, self.this)]);
         let mut open = VecDeque::from([self.this]);
         while let Some(at) = open.pop_front() {
             if at == to {
                 return Some(self.trace(&came_from, to));
+            }
+            if at != self.this && !may_pass(at) {
+                continue;
             }
             for next in self.neighbours_towards(at, goal) {
                 came_from.entry(next).or_insert_with(|| {
@@ -222,6 +268,13 @@ impl LinkMap {
                 own.state = state;
             }
         }
+        self
+    }
+
+    /// The same map with a peer that is about to stop.
+    #[must_use]
+    pub fn with_leaving(mut self, peer: PeerId) -> Self {
+        self.leaving.insert(peer);
         self
     }
 

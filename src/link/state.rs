@@ -1,6 +1,6 @@
 //! What a peer has heard of links, and what follows from it: no task, no clock, no socket; time comes as an argument.
 //!
-//! Each peer keeps a table of whom it hears and sends it to all, with those of the others: flooding, in which the greatest sequence wins. From
+//! Each peer keeps a table of whom it hears and what it leads, and sends it to all, with those of the others: flooding, in which the greatest sequence wins. From
 //! all tables comes the [`LinkMap`]. Every method that may change something returns [`Effects`] for its caller to carry out. Begin with
 //! [`State::hear`].
 
@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::map::{LinkMap, LinkState, Own};
 use super::pulse::Pulse;
 use super::wire::Table;
-use crate::types::{PeerId, Vertex};
+use crate::types::{PeerId, Term, Vertex};
 
 /// A link that went down so often …
 const DOWNS_MAX: usize = 3;
@@ -139,11 +139,7 @@ impl State {
             pulse: Arc::default(),
         };
         let others = members.keys().filter(|peer| **peer != this);
-        let own = Table {
-            peer: this,
-            sequence,
-            hears: Arc::default(),
-        };
+        let own = Table::new(this, sequence);
         Self {
             this,
             ears: others.map(|peer| (*peer, ear())).collect(),
@@ -171,12 +167,11 @@ impl State {
             state: ear.shown,
             pulse: Arc::clone(&ear.pulse),
         };
-        let hears = |table: &Table| Arc::clone(&table.hears);
         LinkMap::from_parts(
             self.this,
             Arc::clone(&self.members),
             self.ears.iter().map(|(p, ear)| (*p, own(ear))).collect(),
-            self.tables.iter().map(|(p, t)| (*p, hears(t))).collect(),
+            self.tables.values(),
         )
     }
 
@@ -255,9 +250,46 @@ impl State {
         if known.is_some_and(|known| known.sequence >= table.sequence) {
             return (false, false);
         }
-        let is_other = known.is_none_or(|known| known.hears != table.hears);
+        let is_other = known.is_none_or(|known| table.differs_from(known));
         self.tables.insert(table.peer, table);
         (true, is_other)
+    }
+
+    /// This peer is about to stop: the others are to pass nothing on through it.
+    pub(super) fn leave(&mut self) -> Effects {
+        self.say(|own| own.is_leaving = true)
+    }
+
+    /// This peer leads a shard in this term, or does not lead it.
+    pub(super) fn lead(&mut self, shard: Vertex, term: Option<Term>) -> Effects {
+        self.say(|own| {
+            if own.leads.get(&shard.index()).copied() == term {
+                return;
+            }
+            let leads = Arc::make_mut(&mut own.leads);
+            match term {
+                Some(term) => leads.insert(shard.index(), term),
+                None => leads.remove(&shard.index()),
+            };
+        })
+    }
+
+    /// Changes what this peer says of itself, and has it told at once when it is anything new.
+    fn say(&mut self, change: impl FnOnce(&mut Table)) -> Effects {
+        let Some(own) = self.tables.get_mut(&self.this) else {
+            return Effects::default();
+        };
+        let before = own.clone();
+        change(own);
+        if !own.differs_from(&before) {
+            return Effects::default();
+        }
+        own.sequence = own.sequence.saturating_add(1);
+        Effects {
+            map: Some(self.map()),
+            is_urgent: true,
+            turned: Vec::new(),
+        }
     }
 
     /// The connection that brought a peer's heartbeats ended.

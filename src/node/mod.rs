@@ -33,7 +33,7 @@ use crate::env::disk::{Disk, Level, Room};
 use crate::env::net::{self, Listener};
 use crate::link::Peers;
 use crate::replica::{Replica, Replicas};
-use crate::rpc::Outage;
+use crate::rpc::Order;
 use crate::types::{ByteCount, PeerId};
 use crate::{rpc, store, wal};
 use greeting::Greeter;
@@ -61,7 +61,7 @@ pub struct Node {
     peers: Peers,
     api: rpc::Api,
     health: rpc::HealthSwitch,
-    outage: watch::Receiver<Option<Outage>>,
+    outage: watch::Receiver<Option<Order>>,
 }
 
 impl Node {
@@ -179,11 +179,11 @@ impl Node {
         self.failed.subscribe()
     }
 
-    /// Waits until a caller has ordered this peer to fail, for so long. It has to be carried out by [`Node::fail`].
-    pub async fn told_to_fail(&self) -> Outage {
+    /// Waits until a caller has ordered this peer to fail. It has to be carried out by [`Node::fail`], when the order has been answered.
+    pub async fn told_to_fail(&self) -> Order {
         let mut outage = self.outage.clone();
         let order = match outage.wait_for(Option::is_some).await {
-            Ok(order) => *order,
+            Ok(order) => order.clone(),
             Err(_) => None,
         };
         match order {
@@ -225,6 +225,7 @@ impl Node {
             ..
         } = self;
         // While this peer still takes calls, and passes on those for shards that it leads no more: none is refused.
+        self.peers.links().leave();
         let deadline = Instant::now() + config.election_timeout_max;
         let led = replicas.all();
         join_all(led.iter().map(|replica| replica.hand_over(deadline))).await;

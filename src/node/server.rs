@@ -157,12 +157,15 @@ impl Server {
                 builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
             tokio::pin!(connection);
             let drained = end_of(life, is_peer, stop.drain);
+            // The connection first: what it has been given when it is cut, it has sent.
             tokio::select! {
+                biased;
                 result = connection.as_mut() => return ended(result),
                 () = stop.cut.cancelled() => return,
                 () = drained => connection.as_mut().graceful_shutdown(),
             }
             tokio::select! {
+                biased;
                 result = connection => ended(result),
                 () = stop.cut.cancelled() => {}
             }

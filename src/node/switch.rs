@@ -20,11 +20,11 @@ use tracing::{debug, info, warn};
 use super::{Error, Failure, Node};
 use crate::config::Config;
 use crate::env::net::Listener;
-use crate::rpc::Outage;
+use crate::rpc::{Order, Outage};
 use crate::types::PeerId;
 
-/// The answer to StopNode leaves within this, or not at all.
-const ANSWER_TIME: Duration = Duration::from_millis(50);
+/// A caller that takes no answer to StopNode, because it reads nothing, is waited for no longer.
+const ANSWER_TIME_MAX: Duration = Duration::from_millis(500);
 /// A peer that cannot return, because something of its last life still holds its disk or its port, tries again after this; …
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 /// … and each time after twice as long, up to this.
@@ -211,14 +211,16 @@ impl Keeper {
         let State::Up(node) = self.state.borrow().clone() else {
             return None;
         };
-        let outage = tokio::select! {
+        let order = tokio::select! {
             () = self.end.cancelled() => None,
-            outage = node.told_to_fail() => Some(outage),
+            order = node.told_to_fail() => Some(order),
         };
         let last = *self.last.borrow();
-        match (outage, last) {
-            (Some(outage), _) => {
-                tokio::time::sleep(ANSWER_TIME).await;
+        let outage = order.as_ref().map(|order| order.outage);
+        match (order, last) {
+            (Some(Order { outage, answered }), _) => {
+                // Either way it fails now.
+                let _ = tokio::time::timeout(ANSWER_TIME_MAX, answered.cancelled()).await;
                 warn!(peer = %self.config.peer, ?outage, "failing on purpose");
                 self.resume.mark_unchanged();
                 node.fail().await;

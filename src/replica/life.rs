@@ -279,6 +279,9 @@ impl Life {
     }
 
     fn tell(&self, now: Leadership) {
+        let this = consensus::peer_of(self.options.node);
+        let term = (now.leader == Some(this)).then_some(now.term);
+        self.parts.links.lead(self.shared.shard, term);
         let is_new = |old: &mut Leadership| std::mem::replace(old, now) != now;
         if self.shared.leadership.send_if_modified(is_new) {
             self.shared.waiters.wake_all();

@@ -14,10 +14,14 @@ use crate::types::{PeerId, Term, Vertex};
 /// Tells whether nobody hears from a peer, neither this one nor any that could pass a call on.
 pub type Gone = Arc<dyn Fn(PeerId) -> bool + Send + Sync>;
 
+/// Tells who says of itself that it leads the shard of a vertex.
+pub type Told = Arc<dyn Fn(Vertex) -> Option<Leader> + Send + Sync>;
+
 /// Remembers who led each shard when it was last heard of.
 pub struct Router {
     cluster: Cluster,
     gone: Gone,
+    told: Told,
     /// At most one entry for each vertex of the cube.
     leaders: Mutex<BTreeMap<Vertex, Leader>>,
 }
@@ -52,11 +56,12 @@ pub enum Step {
 }
 
 impl Router {
-    /// A router that knows no leader yet.
-    pub fn new(cluster: Cluster, gone: Gone) -> Self {
+    /// A router that remembers no leader yet.
+    pub fn new(cluster: Cluster, gone: Gone, told: Told) -> Self {
         Self {
             cluster,
             gone,
+            told,
             leaders: Mutex::new(BTreeMap::new()),
         }
     }
@@ -81,9 +86,14 @@ impl Router {
         }
     }
 
-    /// The leader of a vertex's shard, as far as this peer has heard.
+    /// The leader of a vertex's shard, as far as this peer has heard: from calls, or from the leader itself, whichever is newer.
     pub fn leader(&self, vertex: Vertex) -> Option<Leader> {
-        self.leaders().get(&vertex).copied()
+        let remembered = self.leaders().get(&vertex).copied();
+        let told = (self.told)(vertex);
+        match (remembered, told) {
+            (Some(remembered), Some(told)) if remembered.term > told.term => Some(remembered),
+            (remembered, told) => told.or(remembered),
+        }
     }
 
     /// Somebody named the leader of a shard, or it has just answered. An older term than the one known teaches nothing.

@@ -25,7 +25,9 @@ fn router_without(this: u16, gone: &'static [u16]) -> Router {
         replication_factor: 4,
     };
     let gone = Arc::new(|peer: PeerId| gone.contains(&peer.0));
-    Router::new(Cluster::new(options).unwrap(), gone)
+    // What peers say of themselves.
+    let told = Arc::new(|vertex: Vertex| (vertex.index() == 7).then_some(leader(3, 5)));
+    Router::new(Cluster::new(options).unwrap(), gone, told)
 }
 
 fn vertex(bits: &str) -> Vertex {
@@ -130,4 +132,19 @@ fn peers_that_are_gone_are_asked_last() {
     assert_eq!(steps, [Step::Here, peer(0), peer(4), peer(6), Step::Wait]);
     router.learn(vertex("100"), leader(6, 2));
     assert_eq!(router.search(vertex("100"), Aim::Leader).step(), Step::Here);
+}
+
+#[test]
+fn word_of_the_leader_itself_counts_until_a_newer_one_is_heard_of() {
+    let router = router(0);
+    let shard = vertex("111");
+    assert_eq!(router.leader(shard), Some(leader(3, 5)));
+    assert_eq!(router.search(shard, Aim::Leader).step(), peer(3));
+    // It answered, in a term that is not known.
+    router.confirm(shard, PeerId(6));
+    assert_eq!(router.leader(shard), Some(leader(3, 5)));
+    router.learn(shard, leader(5, 6));
+    assert_eq!(router.leader(shard), Some(leader(5, 6)));
+    router.forget(shard, PeerId(5));
+    assert_eq!(router.leader(shard), Some(leader(3, 5)));
 }

@@ -159,6 +159,7 @@ pub fn source(cluster: &Cluster, here: &Here<'_>, freshness: Freshness) -> proto
         state: state.into(),
         lag_entries: freshness.lag,
         note,
+        is_owner_unreached: false,
     }
 }
 

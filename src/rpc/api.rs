@@ -17,7 +17,7 @@ use super::facts::Facts;
 use super::forward::{self, Answered, Ask, Attempt, Failed, Failure, Places};
 use super::layers::Edge;
 use super::operation::{Checks, Here, Operation, Resolve};
-use super::outage::Outage;
+use super::outage::Order;
 use super::refusal;
 use super::verify::DIGESTS_AT_ONCE;
 use crate::broker::{self, Broker, Directory, Kind, Unresolved};
@@ -44,7 +44,7 @@ pub struct Parts {
     /// What the process knows of itself.
     pub facts: Facts,
     /// Takes the order to make this peer fail; who has built it obeys.
-    pub outage: watch::Sender<Option<Outage>>,
+    pub outage: watch::Sender<Option<Order>>,
     /// Ends what has no end of its own: the peer takes no more calls.
     pub drain: CancellationToken,
 }
@@ -66,7 +66,12 @@ impl Api {
     pub fn new(parts: Parts) -> Self {
         let links = parts.peers.links().clone();
         let gone = Arc::new(move |peer| links.now().is_gone(peer));
-        let router = Arc::new(Router::new(parts.cluster.clone(), gone));
+        let links = parts.peers.links().clone();
+        let told = Arc::new(move |vertex| {
+            let (peer, term) = links.now().leader(vertex)?;
+            Some(Leader { peer, term })
+        });
+        let router = Arc::new(Router::new(parts.cluster.clone(), gone, told));
         let edge = Edge::new(parts.cluster.this(), &parts.limits, parts.facts.trace_seed);
         Self {
             parts: Arc::new(parts),

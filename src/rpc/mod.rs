@@ -44,7 +44,7 @@ pub use connection::{connections_exhausted, is_peer_call};
 pub use context::{FORWARDED_BY, ROUTE, SERVED_BY, TRACE_PARENT};
 pub use facts::{Facts, Now};
 pub use layers::Relay;
-pub use outage::Outage;
+pub use outage::{Order, Outage};
 
 use crate::proto::PUBLIC_DESCRIPTORS;
 use crate::proto::peer::v1::directory_service_server::DirectoryServiceServer;

@@ -141,7 +141,7 @@ impl Api {
         }
     }
 
-    /// What this peer knows of a vertex: from its own replica, or from calls that it forwarded.
+    /// What this peer knows of a vertex: from its own replica; else from the leader's word to all peers, or from calls that it forwarded.
     fn vertex_status(&self, vertex: Vertex) -> proto::VertexStatus {
         let cluster = self.cluster();
         let replicas = cluster.replicas(vertex);

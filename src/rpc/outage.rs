@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use cubecast_sdk::proto::v1 as proto;
 use cubecast_sdk::proto::v1::ErrorReason;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::api::Api;
+use super::layers::Delivery;
 use super::status::Fault;
 use super::{answer, convert};
 use crate::types::Timestamp;
@@ -25,6 +27,15 @@ pub enum Outage {
     For(Duration),
     /// Until it is told to return.
     UntilTold,
+}
+
+/// An order to fail.
+#[derive(Debug, Clone)]
+pub struct Order {
+    /// For how long.
+    pub outage: Outage,
+    /// Cancelled when the answer to the order has been given to its connection, or its caller is gone. Before that nothing is to be cut.
+    pub answered: CancellationToken,
 }
 
 impl Outage {
@@ -55,7 +66,7 @@ impl Outage {
 }
 
 impl Api {
-    /// Gives the order that makes this peer fail. The answer is on its way before the order is carried out.
+    /// Gives the order that makes this peer fail. It tells when the answer is on its way, so that it is carried out after that.
     pub(super) fn stop_node(
         &self,
         request: &Request<proto::StopNodeRequest>,
@@ -63,10 +74,11 @@ impl Api {
         let refuse = |fault: Fault| self.refuse(fault.into_status());
         self.check_faults().map_err(refuse)?;
         let outage = Outage::parse(request.get_ref()).map_err(refuse)?;
+        let (delivery, answered) = Delivery::new();
         // The first order counts: what it was answered holds.
         let is_first = self.parts.outage.send_if_modified(|order| {
             let is_first = order.is_none();
-            order.get_or_insert(outage);
+            order.get_or_insert(Order { outage, answered });
             is_first
         });
         let this = self.cluster().this();
@@ -77,10 +89,12 @@ impl Api {
             ));
         }
         let now = (self.parts.facts.clock)();
-        Ok(self.tagged(proto::StopNodeResponse {
+        let mut response = self.tagged(proto::StopNodeResponse {
             peer: u32::from(this.0),
             return_time: outage.end(now).map(answer::timestamp),
-        }))
+        });
+        response.extensions_mut().insert(delivery);
+        Ok(response)
     }
 
     /// Whether this peer lets anybody disturb it.

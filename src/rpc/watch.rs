@@ -27,7 +27,7 @@ use crate::replica::Replica;
 
 /// Callers that watch at once. Each costs a look at all members, vertices and links whenever something changes.
 pub const WATCHERS_MAX: u32 = 256;
-/// What wakes nobody, the voters of a shard and leaders that calls have taught, is looked at so often.
+/// What wakes nobody, the voters of a shard and what calls have taught, is looked at so often.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 /// More changes than this at once are told as the whole.
 const EVENTS_MAX: usize = 64;

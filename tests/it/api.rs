@@ -2,10 +2,11 @@
 
 use cubecast::testing::TestCluster;
 use cubecast_sdk::proto::v1::{
-    AcknowledgeRequest, CreateTopicRequest, DeletePublisherRequest, DeleteSubscriberRequest,
-    DeleteTopicRequest, GetNodeStatusRequest, GetTopicRequest, ListPublishersRequest,
-    ListSubscribersRequest, ListSubscriptionsRequest, ListTopicsRequest, LocateTopicRequest,
-    PullRequest, SeekRequest, StartPosition, UnsubscribeRequest, start_position,
+    AckLevel, AcknowledgeRequest, CreateTopicRequest, DeletePublisherRequest,
+    DeleteSubscriberRequest, DeleteTopicRequest, GetNodeStatusRequest, GetTopicRequest,
+    ListPublishersRequest, ListSubscribersRequest, ListSubscriptionsRequest, ListTopicsRequest,
+    LocateTopicRequest, PublishRequest, PullRequest, SeekRequest, StartPosition,
+    UnsubscribeRequest, start_position,
 };
 use tonic::Code;
 
@@ -332,5 +333,32 @@ async fn a_long_poll_is_woken_by_a_publish_through_another_peer() {
         .unwrap()
         .unwrap();
     assert_eq!(support::texts(&pulled), ["now"]);
+    cluster.stop().await;
+}
+
+// REQ W6, W10, G1: an answer names an offset, which is certain with a majority only; so it is never given for less, and never says less.
+#[tokio::test(flavor = "multi_thread")]
+async fn publish_is_never_answered_for_less_than_a_majority() {
+    let mut cluster = TestCluster::start().await;
+    let mut client = plain(cluster.address(3)).await;
+    let topic = name_owned_by("level", 4);
+    create_topic(&mut client, &topic).await;
+    for (asked, reached) in [
+        (AckLevel::Unspecified, AckLevel::Quorum),
+        (AckLevel::Owner, AckLevel::Quorum),
+        (AckLevel::Quorum, AckLevel::Quorum),
+        (AckLevel::All, AckLevel::All),
+    ] {
+        let request = PublishRequest {
+            topic: topic.clone(),
+            messages: vec![support::message("m")],
+            acks: asked.into(),
+            ..PublishRequest::default()
+        };
+        let published = client.publish(request).await.unwrap().into_inner();
+        assert_eq!(published.reached(), reached, "{asked:?}");
+        let least = if reached == AckLevel::All { 4 } else { 2 };
+        assert!(published.stored_by.len() >= least, "{published:?}");
+    }
     cluster.stop().await;
 }

@@ -5,12 +5,12 @@ use std::time::Duration;
 use cubecast::link::{Fault, LinkMap, Passage};
 use cubecast::testing::TestCluster;
 use cubecast::types::PeerId;
-use cubecast_sdk::proto::v1::{PullRequest, ReadConsistency};
-use tonic::Request;
+use cubecast_sdk::proto::v1::{PublishRequest, PublishSequence, PullRequest, ReadConsistency};
+use tonic::{Request, Status};
 
 use crate::support::{
-    Plain, create_publisher, create_subscriber, create_topic, name_owned_by, plain, publish_as,
-    subscribe, texts,
+    Plain, bits, create_publisher, create_subscriber, create_topic, message, name_owned_by, plain,
+    publish_as, subscribe, texts,
 };
 use crate::wire::PATIENCE;
 
@@ -122,6 +122,59 @@ impl Scene {
             self.count += 1;
         }
     }
+}
+
+/// Publishes the next message of the topic through peer 3: the way that the call took.
+async fn way_of_a_publish(mut client: Plain, topic: &str, sequence: u64) -> Result<String, Status> {
+    let request = PublishRequest {
+        topic: topic.to_owned(),
+        publisher: "p".to_owned(),
+        sequence: Some(PublishSequence {
+            session: 1,
+            sequence,
+        }),
+        messages: vec![message("m")],
+        ..PublishRequest::default()
+    };
+    let answer = client.publish(request).await?;
+    let way = answer.metadata().get("cubecast-route").unwrap();
+    Ok(way.to_str().unwrap().to_owned())
+}
+
+// REQ F6: a peer that is about to stop passes on what it has, and nobody chooses it; the direct link is taken again as soon as it heals.
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_leave_a_relay_that_is_about_to_stop_and_come_back_to_the_link() {
+    let mut scene = Scene::new().await;
+    let (client, topic) = (scene.clients[3].clone(), scene.topics[4].clone());
+    scene.cut(3, 4).await;
+    let road = |scene: &Scene| scene.cluster.node(3).peers().road(PeerId(4));
+    let first = road(&scene)[0];
+    assert_ne!(first, PeerId(4));
+    let around = |relay: PeerId| format!("{}>{}>{}", bits(3), bits(relay.0), bits(4));
+    let way = way_of_a_publish(client.clone(), &topic, 0).await.unwrap();
+    assert_eq!(way, around(first));
+    let leaving = scene.cluster.node(usize::from(first.0));
+    leaving.peers().links().leave();
+    drop(leaving);
+    let avoids = |map: &LinkMap| map.route(PeerId(4)).is_some_and(|road| road[0] != first);
+    scene.until(3, avoids).await;
+    let way = way_of_a_publish(client.clone(), &topic, 1).await.unwrap();
+    assert_eq!(way, around(road(&scene)[0]));
+    // Now it does stop: no call is lost with it.
+    let publishing = async {
+        for sequence in 2..40 {
+            let way = way_of_a_publish(client.clone(), &topic, sequence)
+                .await
+                .unwrap();
+            assert_ne!(way, around(first));
+        }
+    };
+    tokio::join!(publishing, scene.cluster.stop_peer(usize::from(first.0)));
+    scene.cluster.start_peer(usize::from(first.0)).await;
+    scene.heal().await;
+    let way = way_of_a_publish(client, &topic, 40).await.unwrap();
+    assert_eq!(way, format!("{}>{}", bits(3), bits(4)));
+    scene.cluster.stop().await;
 }
 
 // REQ F6: any two peers are cut from each other.

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use cubecast::node::State;
 use cubecast::testing::TestCluster;
-use cubecast_sdk::proto::v1::{GetNodeStatusRequest, StopNodeRequest};
+use cubecast_sdk::proto::v1::cluster_service_client::ClusterServiceClient;
+use cubecast_sdk::proto::v1::{GetNodeStatusRequest, StopNodeRequest, WatchClusterRequest};
 use tonic::Code;
 use tonic::transport::Channel;
 
@@ -139,6 +140,25 @@ async fn peer_stays_down_until_it_is_told_to_return() {
     cluster.ready().await;
     assert!(is_there(&cluster, 6).await);
     cluster.assert_replicas_equal().await;
+    cluster.stop().await;
+}
+
+// The peer waits for its answer to be on its way, not for the connection to be quiet.
+#[tokio::test(flavor = "multi_thread")]
+async fn answer_comes_though_its_connection_is_busy() {
+    let mut cluster = TestCluster::with_settings(ENABLED).await;
+    for _ in 0..3 {
+        let endpoint = Channel::from_shared(cluster.address(2).to_owned()).unwrap();
+        let channel = endpoint.connect().await.unwrap();
+        let mut watch = ClusterServiceClient::new(channel.clone());
+        let watched = watch.watch_cluster(WatchClusterRequest {}).await.unwrap();
+        let answer = Plain::new(channel).stop_node(until_told()).await.unwrap();
+        assert_eq!(answer.into_inner().peer, 2);
+        drop(watched);
+        down(&cluster, 2).await;
+        cluster.switch(2).resume();
+        up(&cluster, 2).await;
+    }
     cluster.stop().await;
 }
 

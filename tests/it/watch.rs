@@ -96,6 +96,40 @@ async fn death_new_leader_and_return_are_told() {
     cluster.stop().await;
 }
 
+// REQ F9, W9: also of shards that the peer has no replica of, though no call passes it.
+#[tokio::test(flavor = "multi_thread")]
+async fn leaders_of_shards_elsewhere_are_told() {
+    let mut cluster = TestCluster::start().await;
+    let (client, mut changes) = watch(&cluster, 3).await;
+    let first = changes.try_next().await.unwrap().unwrap();
+    let ClusterEvent::Whole(mut whole) = first.event else {
+        panic!("the first event is everything: {:?}", first.event)
+    };
+    // Told at first, or when the leaders have said so.
+    while whole.vertices.iter().any(|vertex| vertex.leader.is_none()) {
+        changes.try_next().await.unwrap().unwrap();
+        *whole = client.cluster().await.unwrap();
+    }
+    let of_another = |leader: u32| {
+        move |event: &ClusterEvent| match event {
+            ClusterEvent::Vertex(vertex) if vertex.vertex == bits(4) => vertex
+                .leader
+                .filter(|now| *now != leader)
+                .map(|now| (now, vertex.term)),
+            _ => None,
+        }
+    };
+    cluster.fail_peer(4).await;
+    let (leader, term) = find(&mut changes, of_another(4)).await;
+    assert!([5, 6, 0].contains(&leader));
+    cluster.start_peer(4).await;
+    // Leadership comes home.
+    let (home, later) = find(&mut changes, of_another(leader)).await;
+    assert_eq!(home, 4);
+    assert!(later > term, "{later} after {term}");
+    cluster.stop().await;
+}
+
 // REQ F9: who is silent is suspected, and alive again when it is heard.
 #[tokio::test(flavor = "multi_thread")]
 async fn silent_peer_is_suspected_until_it_is_heard_again() {

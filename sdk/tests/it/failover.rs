@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use cubecast_sdk::{Client, Consistency, Event, Events, Published, Publisher, PullOptions};
+use futures::FutureExt;
 
 use crate::builder;
 use crate::fake::FakeCluster;
@@ -83,6 +84,52 @@ async fn silent_leader_costs_a_moment_and_the_application_is_told() {
     assert_eq!(next(&mut events).await, down);
     cluster.wake(0);
     assert_eq!(next(&mut events).await, Event::PeerUp { address, vertex });
+}
+
+// REQ A14
+#[tokio::test]
+async fn reads_tell_who_serves_in_place_of_an_owner_that_cannot_be_reached() {
+    let cluster = FakeCluster::start(2).await;
+    cluster.own("000");
+    let client = client(&cluster).await;
+    let mut events = client.events();
+    let news = client.subscriber("reader").subscription("news");
+    let options = || PullOptions::new().max_messages(2);
+    // Any replica may answer, also while the owner does: nobody stands in for anybody.
+    for _ in 0..4 {
+        let topic = client.topic("news", Consistency::Eventual).await.unwrap();
+        assert!(!topic.source.unwrap().is_owner_unreached);
+        let pulled = news.pull(options().consistency(Consistency::Eventual));
+        assert!(!pulled.await.unwrap().source.unwrap().is_owner_unreached);
+    }
+    while let Some(Some(event)) = events.next().now_or_never() {
+        let stands_in = matches!(event, Event::OwnerUnreachable { .. });
+        assert!(!stands_in, "{event}");
+    }
+    cluster.silence(0);
+    let is_down = async { while !matches!(next(&mut events).await, Event::PeerDown { .. }) {} };
+    let read = async {
+        loop {
+            client.topic("news", Consistency::Leader).await.unwrap();
+        }
+    };
+    tokio::select! {
+        () = read => {}
+        () = is_down => {}
+    }
+    let words = Some("cannot reach owner 000; served by replica 001");
+    let topic = client.topic("news", Consistency::Leader).await.unwrap();
+    let source = topic.source.unwrap();
+    assert_eq!(
+        (source.note.as_deref(), source.is_owner_unreached),
+        (words, true)
+    );
+    let pulled = news.pull(options()).await.unwrap();
+    let source = pulled.source.unwrap();
+    assert_eq!(
+        (source.note.as_deref(), source.is_owner_unreached),
+        (words, true)
+    );
 }
 
 #[tokio::test]

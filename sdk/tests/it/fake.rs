@@ -9,14 +9,15 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Buf, BufMut, Bytes};
+use bytes::Bytes;
 use cubecast_sdk::proto::v1;
 use prost::Message;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
+
+use crate::raw::Raw;
 
 /// What a peer does with the next call in place of answering it.
 #[derive(Debug, Clone)]
@@ -206,6 +207,12 @@ impl State {
                     .ok_or_else(|| refusal(Code::NotFound, "TOPIC_NOT_FOUND", "topic", &topic))?;
                 Ok(v1::DeleteTopicResponse::default().encode_to_vec())
             }
+            "GetTopic" => Ok(v1::GetTopicResponse {
+                topic: Some(v1::Topic::default()),
+                placement: Some(v1::Placement::default()),
+                source: Some(self.source(peer)),
+            }
+            .encode_to_vec()),
             "Publish" => self.publish(v1::PublishRequest::decode(request).unwrap()),
             "Subscribe" => {
                 let subscription = Some(v1::Subscription::default());
@@ -215,7 +222,7 @@ impl State {
                 }
                 .encode_to_vec())
             }
-            "Pull" => Ok(self.pull(&v1::PullRequest::decode(request).unwrap())),
+            "Pull" => Ok(self.pull(peer, &v1::PullRequest::decode(request).unwrap())),
             other => Err(Status::unimplemented(other)),
         }
     }
@@ -323,7 +330,22 @@ impl State {
         Ok(answer.encode_to_vec())
     }
 
-    fn pull(&mut self, request: &v1::PullRequest) -> Vec<u8> {
+    /// As a real peer tells it, of a replica that read its own rows.
+    fn source(&self, peer: usize) -> v1::ReadSource {
+        let served_by = format!("{peer:03b}");
+        let note = match served_by == self.owner {
+            true => String::new(),
+            false => format!("served by replica {served_by}"),
+        };
+        v1::ReadSource {
+            served_by,
+            owner: self.owner.clone(),
+            note,
+            ..Default::default()
+        }
+    }
+
+    fn pull(&mut self, peer: usize, request: &v1::PullRequest) -> Vec<u8> {
         if let Some(next_offset) = request.acknowledge_to {
             self.cursor = self.cursor.max(next_offset);
             self.missed = 0;
@@ -351,6 +373,7 @@ impl State {
             next_offset,
             cursor: self.cursor,
             missed: self.missed,
+            source: Some(self.source(peer)),
             ..Default::default()
         }
         .encode_to_vec()
@@ -437,43 +460,5 @@ impl tower::Service<http::Request<tonic::body::Body>> for FakePeer {
             });
             Ok(tonic::server::Grpc::new(Raw).unary(service, request).await)
         })
-    }
-}
-
-/// Leaves bytes as they are.
-#[derive(Clone, Copy)]
-struct Raw;
-
-impl Codec for Raw {
-    type Encode = Vec<u8>;
-    type Decode = Bytes;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl Encoder for Raw {
-    type Item = Vec<u8>;
-    type Error = Status;
-
-    fn encode(&mut self, item: Vec<u8>, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        buffer.put_slice(&item);
-        Ok(())
-    }
-}
-
-impl Decoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        Ok(Some(buffer.copy_to_bytes(buffer.remaining())))
     }
 }

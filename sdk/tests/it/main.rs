@@ -9,6 +9,7 @@
 mod batch;
 mod failover;
 mod fake;
+mod raw;
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -286,6 +287,68 @@ async fn refusals_last_no_longer_than_the_deadline() {
     let error = client.publish("news", ["a"]).await.unwrap_err();
     assert_eq!(error.reason(), Some(Reason::NoQuorum));
     assert!(begun.elapsed() < Duration::from_secs(1));
+}
+
+// Long before the deadline, and not at the first word of it: a peer may be starting again.
+#[tokio::test]
+async fn lost_majority_ends_a_call_when_the_patience_for_it_does() {
+    let cluster = FakeCluster::start(1).await;
+    let patience = Duration::from_millis(200);
+    let client = builder(&cluster)
+        .deadline(Duration::from_secs(60))
+        .backoff(Duration::from_millis(5), Duration::from_millis(20))
+        .no_quorum_patience(patience)
+        .connect()
+        .await
+        .unwrap();
+    let lose_majority = || {
+        for _ in 0..1000 {
+            cluster.fail(0, refuse(tonic::Code::Unavailable, "NO_QUORUM"));
+        }
+    };
+    let publisher = client.publisher("agency");
+    lose_majority();
+    for is_numbered in [false, true] {
+        let begun = Instant::now();
+        let refused = match is_numbered {
+            false => client.publish("news", ["a"]).await,
+            true => publisher.publish("news", ["a"]).await,
+        };
+        let error = refused.unwrap_err();
+        assert!(matches!(error, Error::Refused(_)), "{error:?}");
+        assert_eq!(error.reason(), Some(Reason::NoQuorum));
+        let took = begun.elapsed();
+        assert!(
+            took >= patience && took < Duration::from_secs(30),
+            "{took:?}"
+        );
+    }
+    let created = client.create_topic("sport").await.unwrap_err();
+    assert_eq!(created.reason(), Some(Reason::NoQuorum));
+}
+
+#[tokio::test]
+async fn topics_of_a_shard_without_a_majority_are_given_up_alone() {
+    let cluster = FakeCluster::start(1).await;
+    let client = builder(&cluster)
+        .deadline(Duration::from_secs(60))
+        .backoff(Duration::from_millis(5), Duration::from_millis(20))
+        .no_quorum_patience(Duration::from_millis(100))
+        .connect()
+        .await
+        .unwrap();
+    for _ in 0..1000 {
+        cluster.refuse_topic("lost", v1::ErrorReason::NoQuorum);
+    }
+    cluster.refuse_topic("slow", v1::ErrorReason::NoQuorum);
+    let begun = Instant::now();
+    let created = client.create_topics(["lost", "slow"]).await;
+    assert!(begun.elapsed() < Duration::from_secs(30));
+    let reasons: Vec<_> = created
+        .iter()
+        .map(|created| created.as_ref().err().and_then(Error::reason))
+        .collect();
+    assert_eq!(reasons, [Some(Reason::NoQuorum), None]);
 }
 
 #[tokio::test]

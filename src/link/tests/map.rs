@@ -160,6 +160,27 @@ fn own_link_is_taken_before_any_way_around() {
 }
 
 #[test]
+fn peer_that_is_about_to_stop_is_passed_only_when_there_is_no_other_way() {
+    let cut = |map: LinkMap, peer| map.with(PeerId(0), PeerId(peer), LinkState::Silent);
+    let map = cut(LinkMap::connected(PeerId(0), members(3)), 7);
+    let map = map.with_leaving(PeerId(3)).with_leaving(PeerId(5));
+    assert_eq!(map.route(PeerId(7)), Some(vec![PeerId(6), PeerId(7)]));
+    assert_eq!(
+        map.route(PeerId(3)),
+        Some(vec![PeerId(3)]),
+        "it is the goal"
+    );
+    let last = [1, 2, 4, 5, 6].into_iter().fold(map, cut);
+    assert_eq!(last.route(PeerId(7)), Some(vec![PeerId(3), PeerId(7)]));
+    assert_eq!(
+        last.route(PeerId(5)),
+        Some(vec![PeerId(3), PeerId(5)]),
+        "a way over one that leaves is a way"
+    );
+    assert!(last.is_reachable(PeerId(7)));
+}
+
+#[test]
 fn link_works_only_when_both_ends_say_so() {
     let map = LinkMap::connected(PeerId(0), members(2));
     assert!(map.is_up(PeerId(1), PeerId(2)) && map.is_up(PeerId(2), PeerId(1)));

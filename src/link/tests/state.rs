@@ -1,5 +1,6 @@
 //! What is heard, and what follows: two or three states that hear each other in imagined time.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use tokio::time::Instant;
 use crate::link::LinkState::{Dead, Silent, Unknown, Up};
 use crate::link::state::{Effects, Rhythm, State};
 use crate::link::wire::Table;
-use crate::types::{Dimension, PeerId, Vertex};
+use crate::types::{Dimension, PeerId, Term, Vertex};
 
 const A: PeerId = PeerId(0);
 const B: PeerId = PeerId(1);
@@ -208,11 +209,65 @@ fn word_of_a_stranger_is_not_passed_on() {
     let now = Instant::now();
     let (mut a, _) = pair(now);
     let stranger = Table {
-        peer: PeerId(77),
-        sequence: 5,
-        hears: Arc::default(),
+        leads: Arc::new(BTreeMap::from([(2, Term(99))])),
+        ..Table::new(PeerId(77), 5)
     };
     let heard = a.hear(B, vec![stranger], now);
     assert!(heard.map.is_none() && !heard.has_news && !heard.is_own_changed);
     assert_eq!(a.tables().count(), 2);
+    assert_eq!(a.map().leader(vertex(2)), None);
+}
+
+fn vertex(index: u16) -> Vertex {
+    Vertex::new(index, Dimension::new(2).unwrap()).unwrap()
+}
+
+// What only the leader's own replicas would know otherwise reaches everybody, through others too.
+#[test]
+fn leader_is_known_to_all_and_the_greatest_term_counts() {
+    let now = Instant::now();
+    let (mut a, mut b) = pair(now);
+    let mut c = state(C, 1, now);
+    greet((&mut b, B), (&mut c, C), now);
+    let told = c.lead(vertex(1), Some(Term(5)));
+    assert!(told.is_urgent && told.map.is_some());
+    let again = c.lead(vertex(1), Some(Term(5)));
+    assert!(!again.is_urgent && again.map.is_none(), "nothing new");
+    b.hear(C, tables(&c), now);
+    let heard = a.hear(B, tables(&b), now);
+    assert!(heard.is_urgent && heard.map.is_some());
+    assert_eq!(a.map().leader(vertex(1)), Some((C, Term(5))));
+    assert_eq!(a.map().leader(vertex(0)), None);
+    // C does not know yet that it was replaced.
+    b.lead(vertex(1), Some(Term(6)));
+    a.hear(B, tables(&b), now);
+    assert_eq!(a.map().leader(vertex(1)), Some((B, Term(6))));
+    b.lead(vertex(1), None);
+    c.lead(vertex(1), None);
+    b.hear(C, tables(&c), now);
+    a.hear(B, tables(&b), now);
+    assert_eq!(a.map().leader(vertex(1)), None);
+}
+
+#[test]
+fn leader_that_is_gone_leads_nothing() {
+    let now = Instant::now();
+    let (mut a, mut b) = pair(now);
+    a.lead(vertex(1), Some(Term(4)));
+    b.lead(vertex(1), Some(Term(5)));
+    a.hear(B, tables(&b), now);
+    assert_eq!(a.map().leader(vertex(1)), Some((B, Term(5))));
+    a.bury(B, now);
+    assert_eq!(a.map().leader(vertex(1)), None, "an older one neither");
+}
+
+#[test]
+fn peer_that_is_about_to_stop_says_so_once() {
+    let now = Instant::now();
+    let (mut a, mut b) = pair(now);
+    assert!(b.leave().is_urgent);
+    assert!(!b.leave().is_urgent);
+    let heard = a.hear(B, tables(&b), now);
+    assert!(heard.is_urgent && heard.map.is_some());
+    assert_eq!(a.map().state(B), Up, "calls that are for it still go there");
 }

@@ -81,6 +81,7 @@ fn router() -> Router {
         })
         .unwrap(),
         Arc::new(|peer| peer == PeerId(6)),
+        Arc::new(|_| None),
     )
 }
 

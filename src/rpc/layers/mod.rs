@@ -4,6 +4,7 @@
 //! One service does it all, so that a call costs one allocation here. Begin with [`Edge`].
 
 mod deadline;
+mod delivery;
 mod refine;
 mod relay;
 mod shed;
@@ -22,6 +23,7 @@ use tonic::body::Body;
 use tower::{Layer, Service};
 use tracing::Instrument;
 
+pub use delivery::Delivery;
 pub use relay::{RELAY_FACT, Relay};
 
 use super::context::Arrival;
@@ -138,7 +140,7 @@ where
                 shared.request_bytes_max,
             );
             trace::answered(&response, at.elapsed());
-            Ok(response)
+            Ok(delivery::watch(response))
         };
         Box::pin(work.instrument(span))
     }

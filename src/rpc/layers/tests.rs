@@ -1,13 +1,15 @@
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
 use cubecast_sdk::proto::v1::ErrorReason;
 use http::{Request, Response};
+use http_body::Body as _;
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::{Layer, ServiceExt, service_fn};
 
-use super::Edge;
+use super::{Delivery, Edge};
 use crate::rpc::context::{Arrival, TRACE_PARENT};
 use crate::rpc::status::{Fault, reason};
 use crate::types::{Limits, PeerId};
@@ -126,4 +128,26 @@ async fn call_beyond_the_limit_is_refused_and_probes_are_not() {
     assert_eq!(edge.calls(), 0);
     let taken = edge.layer(done).oneshot(request(path)).await.unwrap();
     assert!(!taken.headers().contains_key("grpc-status"));
+}
+
+#[tokio::test]
+async fn answer_that_is_watched_tells_when_its_last_part_was_taken() {
+    let (delivery, taken) = Delivery::new();
+    let waiting = Arc::new(Mutex::new(Some(delivery)));
+    let answers = service_fn(move |_: Request<Body>| {
+        let mut response = Response::new(Body::new("done".to_owned()));
+        let delivery = waiting.lock().unwrap().take().unwrap();
+        response.extensions_mut().insert(delivery);
+        std::future::ready(Ok::<_, Infallible>(response))
+    });
+    let path = "/cubecast.v1.PeerService/StopNode";
+    let answer = edge(1).layer(answers).oneshot(request(path)).await.unwrap();
+    // The head is sent, and its extensions are gone; the body is still on its way.
+    let (head, mut body) = answer.into_parts();
+    drop(head);
+    let part = std::future::poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await;
+    assert_eq!(part.unwrap().unwrap().into_data().unwrap(), "done");
+    assert!(!taken.is_cancelled());
+    drop(body);
+    assert!(taken.is_cancelled());
 }

@@ -90,6 +90,7 @@ impl Operation for Pull {
     fn note(response: &mut Self::Response, text: String) {
         if let Some(source) = &mut response.tail.source {
             source.note = text;
+            source.is_owner_unreached = true;
         }
     }
 }

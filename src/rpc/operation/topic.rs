@@ -172,6 +172,7 @@ impl Operation for GetTopic {
     fn note(response: &mut Self::Response, text: String) {
         if let Some(source) = &mut response.source {
             source.note = text;
+            source.is_owner_unreached = true;
         }
     }
 }
@@ -244,6 +245,7 @@ impl Operation for LocateTopic {
     fn note(response: &mut Self::Response, text: String) {
         if let Some(source) = &mut response.source {
             source.note = text;
+            source.is_owner_unreached = true;
         }
     }
 }
