@@ -159,7 +159,11 @@ pub(super) fn unreachable(error: impl ToString) -> RPCError<Types> {
 }
 
 impl Connection {
+    /// An error also when the peer is gone: openraft asks again and again, and each dial would cost both of them. Heartbeats notice when it is back.
     pub(super) fn client(&self) -> Result<RaftServiceClient<Channel>, RPCError<Types>> {
+        if self.peers.links().now().is_gone(peer_of(self.target)) {
+            return Err(unreachable("the peer is gone"));
+        }
         self.client
             .clone()
             .ok_or_else(|| unreachable("the configuration knows no such peer"))

@@ -287,7 +287,8 @@ impl State {
         own.sequence = own.sequence.saturating_add(1);
         Effects {
             map: Some(self.map()),
-            is_urgent: true,
+            is_own_changed: true,
+            has_news: false,
             turned: Vec::new(),
         }
     }

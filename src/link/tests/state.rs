@@ -230,12 +230,12 @@ fn leader_is_known_to_all_and_the_greatest_term_counts() {
     let mut c = state(C, 1, now);
     greet((&mut b, B), (&mut c, C), now);
     let told = c.lead(vertex(1), Some(Term(5)));
-    assert!(told.is_urgent && told.map.is_some());
+    assert!(told.is_own_changed && told.map.is_some());
     let again = c.lead(vertex(1), Some(Term(5)));
-    assert!(!again.is_urgent && again.map.is_none(), "nothing new");
+    assert!(!again.is_own_changed && again.map.is_none(), "nothing new");
     b.hear(C, tables(&c), now);
     let heard = a.hear(B, tables(&b), now);
-    assert!(heard.is_urgent && heard.map.is_some());
+    assert!(heard.has_news && heard.map.is_some());
     assert_eq!(a.map().leader(vertex(1)), Some((C, Term(5))));
     assert_eq!(a.map().leader(vertex(0)), None);
     // C does not know yet that it was replaced.
@@ -265,9 +265,9 @@ fn leader_that_is_gone_leads_nothing() {
 fn peer_that_is_about_to_stop_says_so_once() {
     let now = Instant::now();
     let (mut a, mut b) = pair(now);
-    assert!(b.leave().is_urgent);
-    assert!(!b.leave().is_urgent);
+    assert!(b.leave().is_own_changed);
+    assert!(!b.leave().is_own_changed);
     let heard = a.hear(B, tables(&b), now);
-    assert!(heard.is_urgent && heard.map.is_some());
+    assert!(heard.has_news && heard.map.is_some());
     assert_eq!(a.map().state(B), Up, "calls that are for it still go there");
 }
