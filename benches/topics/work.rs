@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 const NAMES: u64 = 1000;
 /// Calls at the same time.
 const CREATORS: usize = 16;
-const PUBLISHERS: usize = 128;
+const PUBLISHERS: usize = 1024;
 const PAYLOAD: [u8; 128] = [0x5a; 128];
 
 /// The name of a topic.
