@@ -19,12 +19,13 @@ use super::layers::Edge;
 use super::operation::{Checks, Here, Operation, Resolve};
 use super::outage::Outage;
 use super::refusal;
+use super::stream::Streams;
 use super::verify::DIGESTS_AT_ONCE;
 use crate::broker::{self, Broker, Directory, Kind, Unresolved};
 use crate::cluster::Cluster;
 use crate::link::Peers;
 use crate::proto::peer::v1 as peer_proto;
-use crate::replica::Replicas;
+use crate::replica::{Replica, Replicas};
 use crate::router::Router;
 use crate::types::{Limits, Name, PeerId, Vertex};
 
@@ -58,6 +59,8 @@ pub struct Api {
     pub(super) watchers: Arc<Semaphore>,
     /// Taken by whoever reads a whole replica.
     pub(super) digests: Arc<Semaphore>,
+    /// What streams of messages take together.
+    pub(super) streams: Streams,
 }
 
 impl Api {
@@ -73,6 +76,7 @@ impl Api {
             edge,
             watchers: super::watch::seats(),
             digests: Arc::new(Semaphore::new(DIGESTS_AT_ONCE)),
+            streams: Streams::new(),
         }
     }
 
@@ -148,12 +152,7 @@ impl Api {
             deadline: context.deadline,
             forwarded_by: context.forwarded_by,
         };
-        let places = Places {
-            this: self.cluster().this(),
-            owner: self.cluster().home(vertex),
-            quorum: self.cluster().quorum(),
-            replicas: self.cluster().replicas(vertex).len(),
-        };
+        let places = self.places(vertex);
         let forwarding = Forwarding {
             api: self,
             operation,
@@ -162,6 +161,40 @@ impl Api {
             vertex,
         };
         forward::run(&self.router, places, &ask, &forwarding).await
+    }
+
+    /// Where this peer is and where the vertex belongs.
+    pub(super) fn places(&self, vertex: Vertex) -> Places {
+        Places {
+            this: self.cluster().this(),
+            owner: self.cluster().home(vertex),
+            quorum: self.cluster().quorum(),
+            replicas: self.cluster().replicas(vertex).len(),
+        }
+    }
+
+    /// Waits so long, or until this peer hears of a new leader of the vertex's shard.
+    pub(super) async fn pause(&self, vertex: Vertex, delay: Duration) {
+        let Some(replica) = self.parts.replicas.get(vertex) else {
+            return tokio::time::sleep(delay).await;
+        };
+        let mut leader = replica.leader();
+        leader.mark_unchanged();
+        let changed = async {
+            if leader.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        // Either way the next round begins.
+        let _ = tokio::time::timeout(delay, changed).await;
+    }
+
+    /// What the error of a replica of this peer means. Rows that cannot be what was written are told on.
+    pub(super) fn judge(&self, replica: &Replica, error: broker::Error) -> Failure {
+        if let broker::Error::Rows { source, .. } = &error {
+            replica.blame(source);
+        }
+        refusal::failure(error, self.cluster().this())
     }
 
     /// The answer with who gave it.
@@ -192,7 +225,7 @@ impl Api {
     }
 
     /// Writes down who gave an answer, and by which way calls to it go now.
-    fn tag(&self, metadata: &mut MetadataMap, peer: PeerId) {
+    pub(super) fn tag(&self, metadata: &mut MetadataMap, peer: PeerId) {
         let road = if peer == self.cluster().this() {
             Vec::new()
         } else {
@@ -253,12 +286,7 @@ impl<O: Operation> Attempt for Forwarding<'_, O> {
             deadline: self.context.deadline,
         };
         let result = self.operation.serve(self.api, here).await;
-        result.map_err(|error| {
-            if let broker::Error::Rows { source, .. } = &error {
-                replica.blame(source);
-            }
-            refusal::failure(error, self.api.cluster().this())
-        })
+        result.map_err(|error| self.api.judge(&replica, error))
     }
 
     async fn there(&self, peer: PeerId) -> Result<O::Response, Failure> {
@@ -267,18 +295,7 @@ impl<O: Operation> Attempt for Forwarding<'_, O> {
     }
 
     async fn pause(&self, delay: Duration) {
-        let Some(replica) = self.api.parts.replicas.get(self.vertex) else {
-            return tokio::time::sleep(delay).await;
-        };
-        let mut leader = replica.leader();
-        leader.mark_unchanged();
-        let changed = async {
-            if leader.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        };
-        // Either way the next round begins.
-        let _ = tokio::time::timeout(delay, changed).await;
+        self.api.pause(self.vertex, delay).await;
     }
 }
 
