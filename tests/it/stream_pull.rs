@@ -76,9 +76,7 @@ impl Open {
 
     async fn event(&mut self) -> Result<Event, Status> {
         let event = tokio::time::timeout(PATIENCE, self.events.message()).await;
-        event
-            .unwrap()
-            .map(|event| event.expect("it goes on").event.unwrap())
+        event.unwrap().map(|event| event.unwrap().event.unwrap())
     }
 
     /// The next messages, whatever is heard before: their offset, how many, and which time they come.

@@ -68,16 +68,24 @@ struct Call {
     context: Context,
     /// When the caller wants it to end. `None`: never by itself.
     ends: Option<Instant>,
+    /// It comes from a peer, which has a seat and room for it.
+    is_of_peer: bool,
 }
 
 impl Call {
     /// Reads it from the head of the call.
-    fn read<T>(request: &Request<T>) -> Result<Self, Fault> {
+    fn read<T>(api: &Api, request: &Request<T>) -> Result<Self, Fault> {
         let context = Context::read(request, Duration::ZERO)?;
         let arrival = request.extensions().get::<Arrival>().copied();
         let has_end = arrival.is_some_and(|arrival| arrival.timeout.is_some());
         let ends = has_end.then_some(context.deadline);
-        Ok(Self { context, ends })
+        let is_of_peer =
+            context.forwarded_by.is_some() && api.parts.peers.glimpse(request.metadata()).is_ok();
+        Ok(Self {
+            context,
+            ends,
+            is_of_peer,
+        })
     }
 
     /// The context of one step of the stream, which may take as long as a call of its own.
@@ -94,6 +102,14 @@ impl Call {
         match self.ends {
             Some(ends) => tokio::time::sleep_until(ends).await,
             None => std::future::pending().await,
+        }
+    }
+
+    /// A seat for it, unless it has one where it comes from.
+    fn seat(&self, streams: &Streams) -> Result<Option<OwnedSemaphorePermit>, Fault> {
+        match self.is_of_peer {
+            true => Ok(None),
+            false => streams.enter().map(Some),
         }
     }
 

@@ -13,7 +13,7 @@ use cubecast_sdk::proto::v1::ErrorReason;
 use cubecast_sdk::proto::v1::publish_stream_response::Result as Outcome;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesOrdered, unfold};
-use futures::{Stream, StreamExt};
+use futures::{FutureExt, Stream, StreamExt};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinSet;
 use tonic::{Request, Response, Status, Streaming};
@@ -30,12 +30,10 @@ use crate::rpc::status::{self, Fault};
 use crate::rpc::wire;
 use crate::types::{PeerId, Vertex};
 
-/// Requests of one stream that wait for their answers. Full: no more are read.
+/// Requests of one stream that wait for their answers. Full: no more are read. That of another peer has twice the window, which it never fills.
 const WINDOW_COUNT: usize = 64;
 /// What these may take. A request that passes it is still taken, alone.
 const WINDOW_BYTES: usize = 8 << 20;
-/// The stream of another peer has as much in flight as that peer lets its client have, and one request that is on its way.
-const FORWARDED_COUNT: usize = 2 * WINDOW_COUNT;
 
 /// The answers of a stream.
 pub type Answers =
@@ -48,12 +46,8 @@ impl Api {
         request: Request<Streaming<wire::PublishStreamRequest>>,
     ) -> Result<Response<Answers>, Status> {
         let refuse = |fault: Fault| self.refuse(fault.into_status());
-        let call = Call::read(&request).map_err(refuse)?;
-        // That of another peer has its seat there.
-        let seat = match call.is_forwarded() {
-            true => None,
-            false => Some(self.streams.enter().map_err(refuse)?),
-        };
+        let call = Call::read(self, &request).map_err(refuse)?;
+        let seat = call.seat(&self.streams).map_err(refuse)?;
         let publishing = Publishing {
             api: self.clone(),
             call,
@@ -68,7 +62,8 @@ impl Api {
             end: None,
             _seat: seat,
         };
-        let answers: Answers = Box::pin(unfold(publishing, Publishing::next_answer));
+        let next = |publishing: Publishing| publishing.next_answer().boxed();
+        let answers: Answers = Box::pin(unfold(publishing, next));
         Ok(self.tagged(answers))
     }
 }
@@ -185,8 +180,8 @@ impl Publishing {
 
     /// Each way out is cancel-safe: nothing is taken by one that does not win.
     async fn wait(&mut self) -> Next {
-        let (count_max, bytes_max) = match self.call.is_forwarded() {
-            true => (FORWARDED_COUNT, usize::MAX),
+        let (count_max, bytes_max) = match self.call.is_of_peer {
+            true => (2 * WINDOW_COUNT, 2 * WINDOW_BYTES),
             false => (WINDOW_COUNT, WINDOW_BYTES),
         };
         let is_waiting = self.next.is_some();
@@ -217,7 +212,7 @@ impl Publishing {
             context: self.call.step(),
             room: None,
         });
-        if self.call.is_forwarded() {
+        if self.call.is_of_peer {
             // It has its room at the peer that it comes from. What is not read here stands in the way of all that the two peers tell each other.
             self.admit(held).await;
         } else {
@@ -254,9 +249,8 @@ impl Publishing {
                 Err(failure) => ready(held, Some(this), failure),
             };
         }
-        let answer = match self.submit(peer, &held) {
-            Some(answer) => answer,
-            None => return ready(held, Some(peer), Failure::Unreached),
+        let Some(answer) = self.submit(peer, &held) else {
+            return ready(held, Some(peer), Failure::Unreached);
         };
         Box::pin(async move {
             let result = tokio::time::timeout_at(held.context.deadline, answer).await;
@@ -281,7 +275,7 @@ impl Publishing {
         if self.upstreams.get(&peer).is_none_or(Upstream::is_over) {
             while self.tasks.try_join_next().is_some() {}
             let context = self.call.step();
-            let opened = Upstream::open(&self.api, peer, context, &mut self.tasks)?;
+            let opened = Upstream::open(&self.api, peer, &context, &mut self.tasks)?;
             self.upstreams.insert(peer, opened);
         }
         let upstream = self.upstreams.get(&peer)?;

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use cubecast_sdk::proto::v1 as proto;
 use cubecast_sdk::proto::v1::stream_pull_request::Command;
-use futures::Stream;
 use futures::stream::unfold;
+use futures::{FutureExt, Stream};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
@@ -50,12 +50,8 @@ impl Api {
         request: Request<Streaming<proto::StreamPullRequest>>,
     ) -> Result<Response<Deliveries>, Status> {
         let refuse = |fault: Fault| self.refuse(fault.into_status());
-        let call = Call::read(&request).map_err(refuse)?;
-        // That of another peer has its seat there.
-        let seat = match call.is_forwarded() {
-            true => None,
-            false => Some(self.streams.enter().map_err(refuse)?),
-        };
+        let call = Call::read(self, &request).map_err(refuse)?;
+        let seat = call.seat(&self.streams).map_err(refuse)?;
         let mut requests = request.into_inner();
         let step = call.step();
         let first = tokio::time::timeout_at(step.deadline, requests.message()).await;
@@ -99,7 +95,8 @@ impl Api {
             is_over: false,
             _seat: seat,
         };
-        let deliveries: Deliveries = Box::pin(unfold(pulling, Pulling::next_event));
+        let next = |pulling: Pulling| pulling.next_event().boxed();
+        let deliveries: Deliveries = Box::pin(unfold(pulling, next));
         let mut response = Response::new(deliveries);
         self.tag(response.metadata_mut(), opened.peer);
         Ok(response)

@@ -38,7 +38,7 @@ impl Upstream {
     pub fn open(
         api: &Api,
         peer: PeerId,
-        context: Context,
+        context: &Context,
         tasks: &mut JoinSet<()>,
     ) -> Option<Self> {
         let peers = &api.parts.peers;
@@ -49,11 +49,12 @@ impl Upstream {
         let (requests, outgoing) = mpsc::channel(WAITING_MAX);
         let (answers, waiting) = mpsc::channel(WAITING_MAX);
         let mut request = peers.request(ReceiverStream::new(outgoing));
-        channel::forward(request.metadata_mut(), api.cluster().this(), &context);
+        channel::forward(request.metadata_mut(), api.cluster().this(), context);
+        let deadline = context.deadline;
         let opening = async move {
             let mut client = client;
             // Nothing is sent before it is ready.
-            let ready = tokio::time::timeout_at(context.deadline, client.ready()).await;
+            let ready = tokio::time::timeout_at(deadline, client.ready()).await;
             if !matches!(ready, Ok(Ok(()))) {
                 return Err(Broken::Unreached);
             }
