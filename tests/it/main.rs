@@ -28,6 +28,7 @@ mod publish_stream;
 mod replica;
 mod retention;
 mod rolling;
+mod sdk_stream;
 mod stop_node;
 mod storage;
 mod stream_pull;
