@@ -10,10 +10,14 @@ use prost_types::FileDescriptorSet;
 const PUBLIC: (&str, &str) = (".cubecast.v1", "::cubecast_sdk::proto::v1");
 
 /// Messages of the public API that the server reads and writes without decoding the messages within.
-const OPAQUE: [(&str, &str); 3] = [
+const OPAQUE: [(&str, &str); 5] = [
     (
         ".cubecast.v1.PublishRequest",
         "crate::rpc::wire::PublishRequest",
+    ),
+    (
+        ".cubecast.v1.PublishStreamRequest",
+        "crate::rpc::wire::PublishStreamRequest",
     ),
     (
         ".cubecast.v1.PullResponse",
@@ -22,6 +26,10 @@ const OPAQUE: [(&str, &str); 3] = [
     (
         ".cubecast.v1.ReplicaPullResponse",
         "crate::rpc::wire::ReplicaPullResponse",
+    ),
+    (
+        ".cubecast.v1.StreamPullResponse",
+        "crate::rpc::wire::StreamPullResponse",
     ),
 ];
 

@@ -8,7 +8,7 @@
     reason = "an example shows what it does"
 )]
 
-use cubecast_sdk::{Client, Error, PullOptions, Start};
+use cubecast_sdk::{Client, Error, Start, StreamOptions};
 use futures::StreamExt;
 
 #[tokio::main(flavor = "current_thread")]
@@ -18,7 +18,7 @@ async fn main() -> Result<(), Error> {
         .unwrap_or_else(|| "http://127.0.0.1:8000".to_owned());
     let reader = Client::connect([address]).await?.subscriber("reader");
     let news = reader.subscribe("news", Start::Earliest).await?;
-    let mut messages = news.messages(PullOptions::new());
+    let mut messages = news.stream(StreamOptions::new());
     while let Some(message) = messages.next().await {
         match message {
             Ok(message) => println!(

@@ -86,7 +86,7 @@ where
 
 /// A message that is encoded already.
 #[derive(Debug, Default, Clone)]
-struct Encoded(Bytes);
+pub(crate) struct Encoded(pub(crate) Bytes);
 
 impl prost::Message for Encoded {
     fn encode_raw(&self, buffer: &mut impl BufMut) {

@@ -332,6 +332,15 @@ impl Peers {
         true
     }
 
+    /// Another peer than this one leads the topic, as far as was heard, and answers.
+    pub(crate) fn leads_elsewhere(&self, topic: &str, key: PeerKey) -> bool {
+        let state = self.lock();
+        let leader = state.leaders.get(topic).copied();
+        leader.is_some_and(|leader| {
+            leader.key != key && !leader.is_doubtful && state.is_up(leader.key)
+        })
+    }
+
     /// Whoever was taken for the leader of the topic may not be.
     pub(crate) fn doubt(&self, topic: &str) {
         if let Some(leader) = self.lock().leaders.get_mut(topic) {

@@ -25,13 +25,16 @@
 //!
 //! The modules in reading order: `client` (settings and start), `call` (what calls there are), `course` (one call with its attempts), `attempt`, `retry` and `hedge`,
 //! `connect` (peers and leaders) with `address`, `circuit` and `probe`, `event`, `error`; then what can be asked for: `admin`, `batch`, `verify`, `watch`,
-//! `replica`, `fault` and `party` with `page`, `publish` with `message` and `lane`, `subscribe` with `received`; and `model` with `convert`, and [`proto`].
+//! `replica`, `fault` and `party` with `page`, `publish` with `message` and `lane`, `producer` with `bundle`, `block` and `pipeline`, `subscribe` with
+//! `received`, `stream` with `line` and `reader`, `pursuit`; and `model` with `convert`, and [`proto`].
 #![deny(missing_docs)]
 
 mod address;
 mod admin;
 mod attempt;
 mod batch;
+mod block;
+mod bundle;
 mod call;
 mod circuit;
 mod client;
@@ -43,22 +46,30 @@ mod event;
 mod fault;
 mod hedge;
 mod lane;
+mod line;
 mod message;
 mod model;
 mod page;
 mod party;
+mod pipeline;
 mod probe;
+mod producer;
 pub mod proto;
 mod publish;
+mod pursuit;
+mod reader;
 mod received;
 mod replica;
 mod retry;
+mod stream;
 mod subscribe;
 mod verify;
 mod watch;
 
 pub use admin::{Placed, TopicFilter};
 pub use batch::NewTopic;
+pub use block::Compression;
+pub use bundle::{Appended, Receipt};
 pub use client::{Builder, Client};
 pub use error::{Code, Error, Failure, Reason};
 pub use event::{Event, Events};
@@ -71,9 +82,11 @@ pub use model::{
 };
 pub use page::{Page, PageRequest};
 pub use party::SubscriptionFilter;
+pub use producer::{Producer, ProducerOptions};
 pub use publish::Publisher;
 pub use received::{Header, Origin, Pulled, PulledIter, Received};
 pub use replica::{ReplicaPullOptions, ShardOf, SyncedReplica};
+pub use stream::{MessageStream, StreamControl, StreamOptions};
 pub use subscribe::{PullOptions, Subscribed, Subscriber, Subscription};
 pub use verify::VerifyOptions;
 pub use watch::{ClusterChange, ClusterEvent};

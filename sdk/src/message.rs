@@ -34,6 +34,17 @@ impl Message {
         })
     }
 
+    /// What it takes in a request, at most.
+    pub(crate) fn bytes(&self) -> usize {
+        // Tag and length take at most 6 bytes, as long as a message is shorter than 4 GiB.
+        self.0.encoded_len().saturating_add(6)
+    }
+
+    /// Appends it to a run.
+    pub(crate) fn encode_into(&self, run: &mut BytesMut) {
+        prost::encoding::message::encode(MESSAGES_FIELD, &self.0, run);
+    }
+
     /// Says what the message is about.
     pub fn with_key(mut self, key: impl Into<Bytes>) -> Self {
         self.0.key = key.into();
@@ -120,7 +131,7 @@ impl Run {
         let mut bytes = BytesMut::new();
         let mut count: u32 = 0;
         for message in messages {
-            prost::encoding::message::encode(MESSAGES_FIELD, &message.into().0, &mut bytes);
+            message.into().encode_into(&mut bytes);
             count = count.saturating_add(1);
         }
         Self {
@@ -130,9 +141,27 @@ impl Run {
     }
 }
 
+/// The messages of a run, each with its frame.
+pub(crate) fn frames(run: &Bytes) -> Vec<Bytes> {
+    let mut rest = run.clone();
+    let mut frames = Vec::new();
+    while !rest.is_empty() {
+        let mut inside: &[u8] = &rest;
+        let tag = prost::encoding::decode_key(&mut inside);
+        let length = prost::encoding::decode_varint(&mut inside);
+        let (Ok(_), Ok(length)) = (tag, length) else {
+            break;
+        };
+        let head = rest.len() - inside.len();
+        let end = usize::try_from(length).map_or(rest.len(), |length| head.saturating_add(length));
+        frames.push(rest.split_to(end.min(rest.len())));
+    }
+    frames
+}
+
 /// A request to publish the runs, of which `head` has everything but the messages.
 pub(crate) fn request<'a>(
-    head: &v1::PublishRequest,
+    head: &impl prost::Message,
     runs: impl Iterator<Item = &'a Run> + Clone,
 ) -> Bytes {
     let length = head.encoded_len() + runs.clone().map(|run| run.bytes.len()).sum::<usize>();

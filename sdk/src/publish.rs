@@ -146,6 +146,10 @@ impl Publisher {
         &self.shared.id
     }
 
+    pub(crate) fn client(&self) -> &Client {
+        &self.shared.client
+    }
+
     /// The same publisher, answered at another level.
     ///
     /// ```no_run

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 
+use crate::block;
 use crate::convert;
 use crate::model::ReadSource;
 use crate::proto::v1;
@@ -39,6 +40,8 @@ pub struct Origin {
 pub struct Received {
     /// Its position in the topic.
     pub offset: u64,
+    /// Its place among the messages of this offset: 0, unless it was compressed together with others. They are acknowledged together.
+    pub index: u32,
     /// When the leader took it.
     pub append_time: SystemTime,
     /// What it is about; may be empty.
@@ -52,6 +55,8 @@ pub struct Received {
     /// Messages right before this one that retention removed before they were acknowledged: they cannot be read any more. 0 but for the first
     /// message of a pull.
     pub missed: u64,
+    /// The payload is a block of messages that this SDK cannot open: a newer one compressed it, or something else did not do so well.
+    pub is_opaque: bool,
 }
 
 /// What a pull gave. Iterate over it to get the messages in order.
@@ -104,7 +109,8 @@ impl Pulled {
     /// # }
     /// ```
     pub fn len(&self) -> usize {
-        self.batches.iter().map(|batch| batch.messages.len()).sum()
+        let messages = self.batches.iter().flat_map(|batch| &batch.messages);
+        messages.map(block::count).sum()
     }
 
     /// Nothing is new.
@@ -145,15 +151,18 @@ pub struct PulledIter {
 
 /// What is left of a batch.
 #[derive(Debug)]
-struct BatchIter {
+pub(crate) struct BatchIter {
     offset: u64,
+    /// What is left of a block, and the place of its next message.
+    block: std::vec::IntoIter<v1::Message>,
+    index: u32,
     append_time: SystemTime,
     origin: Option<Arc<Origin>>,
     messages: std::vec::IntoIter<v1::Message>,
 }
 
 impl BatchIter {
-    fn new(batch: v1::MessageBatch) -> Self {
+    pub(crate) fn new(batch: v1::MessageBatch) -> Self {
         let origin = batch.origin.map(|origin| {
             Arc::new(Origin {
                 publisher: origin.publisher,
@@ -163,32 +172,47 @@ impl BatchIter {
         });
         Self {
             offset: batch.base_offset,
+            block: Vec::new().into_iter(),
+            index: 0,
             append_time: convert::time(batch.append_time),
             origin,
             messages: batch.messages.into_iter(),
         }
     }
 
-    fn next(&mut self) -> Option<Received> {
-        let message = self.messages.next()?;
+    pub(crate) fn next(&mut self) -> Option<Received> {
+        if let Some(message) = self.block.next() {
+            self.index = self.index.saturating_add(1);
+            // The offset of the block, which was counted when it was opened.
+            let offset = self.offset.saturating_sub(1);
+            return Some(self.received(offset, self.index, message));
+        }
+        let mut message = self.messages.next()?;
         let offset = self.offset;
-        self.offset = offset.saturating_add(1);
-        Some(Received {
+        (self.offset, self.index) = (offset.saturating_add(1), 0);
+        if let Some(inside) = block::open(&message) {
+            self.block = inside.into_iter();
+            message = self.block.next()?;
+        }
+        Some(self.received(offset, 0, message))
+    }
+
+    fn received(&self, offset: u64, index: u32, message: v1::Message) -> Received {
+        let headers = message.headers.into_iter().map(|header| Header {
+            name: header.name,
+            value: header.value,
+        });
+        Received {
             offset,
+            index,
             append_time: self.append_time,
             key: message.key,
             payload: message.payload,
-            headers: message
-                .headers
-                .into_iter()
-                .map(|header| Header {
-                    name: header.name,
-                    value: header.value,
-                })
-                .collect(),
+            headers: headers.collect(),
             origin: self.origin.clone(),
             missed: 0,
-        })
+            is_opaque: message.block.is_some(),
+        }
     }
 }
 

@@ -237,6 +237,10 @@ impl Subscription {
         &self.topic
     }
 
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
     /// The subscriber's id.
     ///
     /// ```no_run

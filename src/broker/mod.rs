@@ -5,8 +5,11 @@
 //! asked through [`Directory`]. Begin with [`Broker`]; each group of calls has its file.
 
 mod access;
+mod delivery;
+mod holder;
 mod identity;
 mod known;
+mod lease;
 mod list;
 mod publish;
 mod pull;
@@ -20,6 +23,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 pub use access::{Access, Directory, Unresolved, Watch};
+pub use delivery::{Delivered, Delivery, OpenDelivery, Opened};
 pub use identity::Kind;
 pub use list::{Page, SubscriptionPlace, SubscriptionsAsked, TopicsAsked};
 pub use publish::{AckLevel, Publish, Published};
@@ -31,6 +35,7 @@ pub use topic::{CreateTopic, CreateTopics, Found, Located};
 use crate::replica;
 use crate::shard::{self, Refusal, Response};
 use crate::types::{SubscriberId, Timestamp, TopicName, Vertex};
+use holder::Holders;
 use known::Known;
 
 /// Tells the time.
@@ -47,6 +52,7 @@ pub struct Options {
 pub struct Broker {
     clock: Clock,
     publishers: Known,
+    holders: Holders,
 }
 
 /// The replica that answers a call, and until when.
@@ -65,6 +71,7 @@ impl Broker {
         Self {
             clock: options.clock,
             publishers: Known::default(),
+            holders: Holders::default(),
         }
     }
 
@@ -131,6 +138,16 @@ pub enum Error {
         subscriber: SubscriberId,
         /// How often it was tried.
         attempts: u32,
+    },
+    /// Another reader took the subscription.
+    #[error(
+        "another stream took over what subscriber {subscriber} reads from topic {topic}: one at a time may"
+    )]
+    Superseded {
+        /// The topic.
+        topic: TopicName,
+        /// Whose subscription.
+        subscriber: SubscriberId,
     },
     /// Another shard could not be asked about a name.
     #[error(transparent)]

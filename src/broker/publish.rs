@@ -63,6 +63,19 @@ impl Broker {
         if let Some(publisher) = &publish.publisher {
             self.check_publisher(call, publisher).await?;
         }
+        self.append(call, publish).await
+    }
+
+    /// As [`Self::publish`], for a publisher that was found lately ([`Self::require_publisher`]). Nothing is waited for before the proposal, so that of two calls the
+    /// one that is polled first is proposed first.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with the reason of the shard.
+    pub async fn append<R: Access, D>(
+        &self,
+        call: &Call<'_, R, D>,
+        publish: &Publish,
+    ) -> Result<Published, Error> {
         let origin = publish.publisher.clone().zip(publish.sequence);
         let command = Command::Append {
             topic: publish.topic.clone(),

@@ -25,7 +25,7 @@ use super::types::{Types, peer_of, position};
 use super::{Error, Options, Parts};
 use crate::env::disk::{Disk, Level, Room};
 use crate::link::{Links, Peers};
-use crate::types::{LogIndex, LogPosition, PeerId, Term, Vertex};
+use crate::types::{LogIndex, LogPosition, PeerId, Vertex};
 use crate::wal::Bounds;
 
 /// Entries in one append to a follower; the log also limits its bytes.
@@ -94,11 +94,7 @@ impl Group {
             .unwrap_or_default();
         check_store(shard, &state, &parts.wal.bounds(shard))?;
         clear_staging(&*parts.disk, &parts.staging, shard).map_err(|error| start(&error))?;
-        let (sender, leadership) = watch::channel(Leadership {
-            leader: None,
-            term: Term(0),
-            is_ready: false,
-        });
+        let (sender, leadership) = watch::channel(Leadership::default());
         let (count, quorum) = watch::channel(Quorum::default());
         let running = Running {
             options,

@@ -13,7 +13,7 @@ use super::types::peer_of;
 use crate::types::{LogIndex, PeerId, Term};
 
 /// Who leads, as this replica knows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Leadership {
     /// The leader. `None` between leaders.
     pub leader: Option<PeerId>,

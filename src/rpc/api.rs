@@ -19,13 +19,14 @@ use super::layers::Edge;
 use super::operation::{Checks, Here, Operation, Resolve};
 use super::outage::Order;
 use super::refusal;
+use super::stream::Streams;
 use super::verify::DIGESTS_AT_ONCE;
 use crate::broker::{self, Broker, Directory, Kind, Unresolved};
 use crate::cluster::Cluster;
 use crate::consensus::Leadership;
 use crate::link::Peers;
 use crate::proto::peer::v1 as peer_proto;
-use crate::replica::Replicas;
+use crate::replica::{Replica, Replicas};
 use crate::router::{Leader, Router};
 use crate::types::{Limits, Name, PeerId, Vertex};
 
@@ -59,6 +60,8 @@ pub struct Api {
     pub(super) watchers: Arc<Semaphore>,
     /// Taken by whoever reads a whole replica.
     pub(super) digests: Arc<Semaphore>,
+    /// What streams of messages take together.
+    pub(super) streams: Streams,
 }
 
 impl Api {
@@ -79,6 +82,7 @@ impl Api {
             edge,
             watchers: super::watch::seats(),
             digests: Arc::new(Semaphore::new(DIGESTS_AT_ONCE)),
+            streams: Streams::new(),
         }
     }
 
@@ -154,22 +158,63 @@ impl Api {
             deadline: context.deadline,
             forwarded_by: context.forwarded_by,
         };
-        let places = Places {
-            this: self.cluster().this(),
-            owner: self.cluster().home(vertex),
-            quorum: self.cluster().quorum(),
-            replicas: self.cluster().replicas(vertex).len(),
-        };
-        let replica = self.parts.replicas.get(vertex);
+        let places = self.places(vertex);
         let forwarding = Forwarding {
             api: self,
             operation,
             request,
             context,
             vertex,
-            heard: tokio::sync::Mutex::new(replica.map(|replica| replica.leader())),
+            hearing: self.hear_leaders(vertex),
         };
         forward::run(&self.router, places, &ask, &forwarding).await
+    }
+
+    /// Where this peer is and where the vertex belongs.
+    pub(super) fn places(&self, vertex: Vertex) -> Places {
+        Places {
+            this: self.cluster().this(),
+            owner: self.cluster().home(vertex),
+            quorum: self.cluster().quorum(),
+            replicas: self.cluster().replicas(vertex).len(),
+        }
+    }
+
+    /// Begins to hear of the leaders of the vertex's shard, for one call.
+    pub(super) fn hear_leaders(&self, vertex: Vertex) -> Hearing {
+        let replica = self.parts.replicas.get(vertex);
+        Hearing {
+            vertex,
+            leader: tokio::sync::Mutex::new(replica.map(|replica| replica.leader())),
+        }
+    }
+
+    /// Waits so long, or until this peer has heard of another leader than at the last pause.
+    pub(super) async fn pause(&self, hearing: &Hearing, delay: Duration) {
+        let mut leader = hearing.leader.lock().await;
+        let Some(leader) = leader.as_mut() else {
+            return tokio::time::sleep(delay).await;
+        };
+        let changed = async {
+            if leader.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        // Either way the next round begins.
+        let _ = tokio::time::timeout(delay, changed).await;
+        let Leadership { leader, term, .. } = *leader.borrow_and_update();
+        let is_there = |peer: &PeerId| !self.parts.peers.links().now().is_lost(*peer);
+        if let Some(peer) = leader.filter(is_there) {
+            self.router.learn(hearing.vertex, Leader { peer, term });
+        }
+    }
+
+    /// What the error of a replica of this peer means. Rows that cannot be what was written are told on.
+    pub(super) fn judge(&self, replica: &Replica, error: broker::Error) -> Failure {
+        if let broker::Error::Rows { source, .. } = &error {
+            replica.blame(source);
+        }
+        refusal::failure(error, self.cluster().this())
     }
 
     /// The answer with who gave it.
@@ -200,7 +245,7 @@ impl Api {
     }
 
     /// Writes down who gave an answer, and by which way calls to it go now.
-    fn tag(&self, metadata: &mut MetadataMap, peer: PeerId) {
+    pub(super) fn tag(&self, metadata: &mut MetadataMap, peer: PeerId) {
         let road = if peer == self.cluster().this() {
             Vec::new()
         } else {
@@ -235,6 +280,12 @@ impl std::fmt::Debug for Api {
     }
 }
 
+/// What this peer hears of a shard's leaders during one call, so that nothing between two pauses is missed. Nothing when it has no replica.
+pub(super) struct Hearing {
+    vertex: Vertex,
+    leader: tokio::sync::Mutex<Option<watch::Receiver<Leadership>>>,
+}
+
 /// An operation on its way.
 struct Forwarding<'a, O: Operation> {
     api: &'a Api,
@@ -242,8 +293,7 @@ struct Forwarding<'a, O: Operation> {
     request: &'a O::Request,
     context: &'a Context,
     vertex: Vertex,
-    /// What this peer hears of the shard's leader, when it has a replica. Of one call, so that nothing between two pauses is missed.
-    heard: tokio::sync::Mutex<Option<watch::Receiver<Leadership>>>,
+    hearing: Hearing,
 }
 
 impl<O: Operation> Attempt for Forwarding<'_, O> {
@@ -263,12 +313,7 @@ impl<O: Operation> Attempt for Forwarding<'_, O> {
             deadline: self.context.deadline,
         };
         let result = self.operation.serve(self.api, here).await;
-        result.map_err(|error| {
-            if let broker::Error::Rows { source, .. } = &error {
-                replica.blame(source);
-            }
-            refusal::failure(error, self.api.cluster().this())
-        })
+        result.map_err(|error| self.api.judge(&replica, error))
     }
 
     async fn there(&self, peer: PeerId) -> Result<O::Response, Failure> {
@@ -277,22 +322,7 @@ impl<O: Operation> Attempt for Forwarding<'_, O> {
     }
 
     async fn pause(&self, delay: Duration) {
-        let mut heard = self.heard.lock().await;
-        let Some(leader) = heard.as_mut() else {
-            return tokio::time::sleep(delay).await;
-        };
-        let changed = async {
-            if leader.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        };
-        // Either way the next round begins.
-        let _ = tokio::time::timeout(delay, changed).await;
-        let Leadership { leader, term, .. } = *leader.borrow_and_update();
-        let is_there = |peer: &PeerId| !self.api.parts.peers.links().now().is_lost(*peer);
-        if let Some(peer) = leader.filter(is_there) {
-            self.api.router.learn(self.vertex, Leader { peer, term });
-        }
+        self.api.pause(&self.hearing, delay).await;
     }
 }
 

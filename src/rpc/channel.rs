@@ -1,12 +1,13 @@
-//! One unary call to another peer, and what its end means for the loop that made it.
+//! One call to another peer, and what its end means for the loop that made it.
 //!
 //! Begin with [`ask`].
 
-use cubecast_sdk::proto::v1::ErrorReason;
+use cubecast_sdk::proto::v1::{ErrorReason, StreamError};
 use http::uri::PathAndQuery;
 use prost::Message;
 use tokio::time::Instant;
 use tonic::client::Grpc;
+use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
 use tonic_prost::ProstCodec;
 use tonic_types::StatusExt;
@@ -14,7 +15,7 @@ use tonic_types::StatusExt;
 use super::context::{Context, FORWARDED_BY, TRACE_PARENT};
 use super::forward::Failure;
 use super::layers::RELAY_FACT;
-use super::status::reason;
+use super::status::{self, reason};
 use crate::link::{self, Peers};
 use crate::router::Leader;
 use crate::types::{PeerId, Term};
@@ -43,11 +44,7 @@ where
         return Err(Failure::Unreached);
     }
     let mut request = peers.request(request);
-    let metadata = request.metadata_mut();
-    metadata.insert(FORWARDED_BY, this.0.into());
-    if let Some(trace_parent) = &context.trace_parent {
-        metadata.insert(TRACE_PARENT, trace_parent.clone());
-    }
+    forward(request.metadata_mut(), this, context);
     request.set_timeout(context.deadline.saturating_duration_since(Instant::now()));
     let mut client = Grpc::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX);
     if !matches!(
@@ -66,8 +63,21 @@ where
     }
 }
 
+/// Says of a call that this peer forwards it, and to which trace it belongs.
+pub fn forward(metadata: &mut MetadataMap, this: PeerId, context: &Context) {
+    metadata.insert(FORWARDED_BY, this.0.into());
+    if let Some(trace_parent) = &context.trace_parent {
+        metadata.insert(TRACE_PARENT, trace_parent.clone());
+    }
+}
+
+/// What the error of one part of a forwarded stream means.
+pub fn classify_part(part: StreamError) -> Failure {
+    classify(status::of_part(part))
+}
+
 /// What the error of a forwarded call means.
-fn classify(status: Status) -> Failure {
+pub fn classify(status: Status) -> Failure {
     match reason(&status) {
         Some(ErrorReason::NotLeader) => Failure::NotLeader(hint(&status)),
         Some(ErrorReason::OutcomeUnknown) => Failure::Unknown,

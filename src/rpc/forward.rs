@@ -199,32 +199,46 @@ async fn answer_forwarded<A: Attempt>(
     ask: &Ask,
     attempt: &A,
 ) -> Result<Answered<A::Answer>, Failed> {
-    let status = match attempt.here().await {
-        Ok(answer) => {
-            return Ok(Answered {
-                answer,
-                peer: this,
-                is_owner_unreached: false,
-            });
-        }
-        Err(
-            Failure::Final(status)
-            | Failure::Elsewhere(status)
-            | Failure::NoQuorum(status)
-            | Failure::Damaged(status),
-        ) => status,
-        Err(Failure::NotLeader(leader)) => not_leader(router, ask.vertex, leader),
-        Err(Failure::Unreached) => not_leader(router, ask.vertex, None),
-        Err(Failure::Unknown) => outcome_unknown(ask.vertex),
-    };
-    Err(Failed {
-        status,
-        peer: Some(this),
-    })
+    match attempt.here().await {
+        Ok(answer) => Ok(Answered {
+            answer,
+            peer: this,
+            is_owner_unreached: false,
+        }),
+        Err(failure) => Err(Failed {
+            status: told_to_peer(router, ask.vertex, failure),
+            peer: Some(this),
+        }),
+    }
+}
+
+/// What the peer that forwarded a call is told when this one's replica gave no answer.
+pub fn told_to_peer(router: &Router, vertex: Vertex, failure: Failure) -> Status {
+    match failure {
+        Failure::Final(status)
+        | Failure::Elsewhere(status)
+        | Failure::NoQuorum(status)
+        | Failure::Damaged(status) => status,
+        Failure::NotLeader(leader) => not_leader(router, vertex, leader),
+        Failure::Unreached => not_leader(router, vertex, None),
+        Failure::Unknown => outcome_unknown(vertex),
+    }
+}
+
+/// What the caller is told of an attempt that no other may follow.
+pub fn told_to_caller(vertex: Vertex, failure: Failure) -> Status {
+    match failure {
+        Failure::Final(status)
+        | Failure::Elsewhere(status)
+        | Failure::NoQuorum(status)
+        | Failure::Damaged(status) => status,
+        Failure::NotLeader(_) | Failure::Unreached => no_leader(vertex),
+        Failure::Unknown => outcome_unknown(vertex),
+    }
 }
 
 /// What the router remembers of a failure.
-fn learn(router: &Router, vertex: Vertex, peer: PeerId, failure: &Failure) {
+pub fn learn(router: &Router, vertex: Vertex, peer: PeerId, failure: &Failure) {
     match failure {
         Failure::Final(_) => {}
         Failure::NotLeader(Some(leader)) if leader.peer != peer => router.learn(vertex, *leader),
@@ -470,7 +484,8 @@ fn unreachable_peer(vertex: Vertex, peer: PeerId) -> Status {
     fault.with("shard", vertex).with("peer", peer).into_status()
 }
 
-fn outcome_unknown(vertex: Vertex) -> Status {
+/// It is not known what became of a write.
+pub fn outcome_unknown(vertex: Vertex) -> Status {
     let text = format!("the write to shard {vertex} may have happened or may yet happen");
     Fault::new(ErrorReason::OutcomeUnknown, text)
         .with("shard", vertex)

@@ -97,6 +97,7 @@ fn has_content(mut message: &[u8]) -> Result<bool, DecodeError> {
             1 => key_bytes = bytes_field(wire_type, &mut message)?.len(),
             2 => payload_bytes = bytes_field(wire_type, &mut message)?.len(),
             3 => check_header(bytes_field(wire_type, &mut message)?)?,
+            4 => check_block(bytes_field(wire_type, &mut message)?)?,
             _ => encoding::skip_field(wire_type, tag, &mut message, DecodeContext::default())?,
         }
     }
@@ -114,6 +115,18 @@ fn check_header(mut header: &[u8]) -> Result<(), DecodeError> {
             2 => drop(bytes_field(wire_type, &mut header)?),
             _ => encoding::skip_field(wire_type, tag, &mut header, DecodeContext::default())?,
         }
+    }
+    Ok(())
+}
+
+/// How a block is compressed is not looked at, only that it can be read what is said of it.
+fn check_block(mut block: &[u8]) -> Result<(), DecodeError> {
+    while block.has_remaining() {
+        let (tag, wire_type) = encoding::decode_key(&mut block)?;
+        if matches!(tag, 1..=3) {
+            encoding::check_wire_type(WireType::Varint, wire_type)?;
+        }
+        encoding::skip_field(wire_type, tag, &mut block, DecodeContext::default())?;
     }
     Ok(())
 }

@@ -30,6 +30,7 @@ mod peer_service;
 pub mod raft;
 pub mod refusal;
 pub mod status;
+mod stream;
 mod verify;
 mod verify_service;
 mod watch;
@@ -61,9 +62,6 @@ pub const SERVICES: [&str; 3] = ["", "cubecast.v1.PeerService", "cubecast.v1.Clu
 
 /// Larger than any request of a peer about a shard: a thousand topics of the longest names.
 const PEER_REQUEST_BYTES_MAX: usize = 1 << 20;
-
-/// The stream of a method that is not done yet.
-type Never<T> = futures::stream::Empty<Result<T, tonic::Status>>;
 
 /// All services with what goes around them. `more` adds services of other modules, which the layers leave alone.
 ///

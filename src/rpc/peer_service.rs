@@ -1,14 +1,15 @@
 //! `cubecast.v1.PeerService`: what an application calls.
 //!
-//! Each method is one line: what a call does is in `operation/`, `list.rs`, `batch.rs`, `gather.rs`, `node.rs`, `own.rs` and
-//! `outage.rs`. Begin with [`PeerApi`].
+//! Each method is one line: what a call does is in `operation/`, `list.rs`, `batch.rs`, `gather.rs`, `node.rs`, `own.rs`,
+//! `outage.rs` and `stream/`. Begin with [`PeerApi`].
 
 use cubecast_sdk::proto::v1 as proto;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::api::Api;
 use super::operation;
-use super::{Never, refusal, wire};
+use super::stream::{Deliveries, PublishAnswers};
+use super::wire;
 use crate::proto::v1::peer_service_server::PeerService;
 
 /// Serves an [`Api`].
@@ -17,8 +18,8 @@ pub struct PeerApi(pub Api);
 
 #[tonic::async_trait]
 impl PeerService for PeerApi {
-    type PublishStreamStream = Never<proto::PublishStreamResponse>;
-    type StreamPullStream = Never<proto::StreamPullResponse>;
+    type PublishStreamStream = PublishAnswers;
+    type StreamPullStream = Deliveries;
 
     async fn create_publisher(
         &self,
@@ -190,15 +191,15 @@ impl PeerService for PeerApi {
 
     async fn publish_stream(
         &self,
-        _: Request<Streaming<proto::PublishStreamRequest>>,
+        request: Request<Streaming<wire::PublishStreamRequest>>,
     ) -> Result<Response<Self::PublishStreamStream>, Status> {
-        Err(self.0.refuse(refusal::not_implemented("PublishStream")))
+        self.0.publish_stream(request)
     }
 
     async fn stream_pull(
         &self,
-        _: Request<Streaming<proto::StreamPullRequest>>,
+        request: Request<Streaming<proto::StreamPullRequest>>,
     ) -> Result<Response<Self::StreamPullStream>, Status> {
-        Err(self.0.refuse(refusal::not_implemented("StreamPull")))
+        self.0.stream_pull(request).await
     }
 }

@@ -31,6 +31,12 @@ pub fn failure(error: Error, this: PeerId) -> Failure {
         } => Fault::new(Reason::CursorMoved, error.to_string())
             .with("topic", topic)
             .with("subscriber", subscriber),
+        Error::Superseded {
+            ref topic,
+            ref subscriber,
+        } => Fault::new(Reason::LeaseLost, error.to_string())
+            .with("topic", topic)
+            .with("subscriber", subscriber),
         Error::Unresolved(unresolved) => {
             let status = unresolved.source.downcast_ref::<Status>().cloned();
             return Failure::Final(status.unwrap_or_else(|| internal(&unresolved).into_status()));

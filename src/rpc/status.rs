@@ -115,6 +115,19 @@ pub fn part(status: &Status) -> StreamError {
     }
 }
 
+/// The status that says what an error of one part of a call says: the inverse of [`part`].
+pub fn of_part(part: StreamError) -> Status {
+    let mut details = ErrorDetails::new();
+    let reason = part.reason();
+    if reason != ErrorReason::Unspecified {
+        details.set_error_info(name(reason), DOMAIN, part.metadata);
+    }
+    if let Some(delay) = part.retry_after {
+        details.set_retry_info(Duration::try_from(delay).ok());
+    }
+    Status::with_error_details(Code::from_i32(part.code), part.message, details)
+}
+
 /// What is the same for all errors of one reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rule {

@@ -267,15 +267,6 @@ async fn call_that_was_forwarded_is_not_forwarded_again() {
 #[tokio::test]
 async fn what_is_not_done_yet_says_so() {
     let peer = lonely().await;
-    let client = &mut PeerServiceClient::new(peer.channel.clone());
-    let status = client
-        .publish_stream(tokio_stream::empty::<proto::PublishStreamRequest>())
-        .await
-        .unwrap_err();
-    assert_eq!(
-        told(&status),
-        (Code::Unimplemented, Some(ErrorReason::NotImplemented))
-    );
     let client = &mut ClusterServiceClient::new(peer.channel.clone());
     let status = client
         .snapshot(proto::SnapshotRequest::default())

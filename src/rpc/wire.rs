@@ -1,11 +1,13 @@
 //! Messages of the public API whose repeated `Message messages = 4` stays one opaque run of bytes.
 //!
 //! A publish is written as it came and a pull gives it back as it was: the server neither decodes single messages nor encodes them again
-//! (`docs/adr/0004-batch.md`). On the wire these are `cubecast.v1.PublishRequest`, `MessageBatch`, `PullResponse` and
-//! `ReplicaPullResponse`; `build.rs` puts them in their place. Never checks what a message holds: that is [`super::message`]. Begin with [`Opaque`].
+//! (`docs/adr/0004-batch.md`). On the wire these are `cubecast.v1.PublishRequest`, `PublishStreamRequest`, `MessageBatch`,
+//! `PullResponse`, `ReplicaPullResponse` and `StreamPullResponse`; `build.rs` puts them in their place. Never checks what a message holds: that is [`super::message`]. Begin with [`Opaque`].
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use cubecast_sdk::proto::v1::{BatchOrigin, Placement, PublishSequence, ReadSource};
+use cubecast_sdk::proto::v1::{
+    BatchOrigin, Placement, PublishSequence, ReadSource, StreamPullHeartbeat, StreamPullOpened,
+};
 use prost::encoding::{self, DecodeContext, WireType};
 use prost::{DecodeError, Message};
 
@@ -16,6 +18,8 @@ const BATCHES: u32 = 1;
 
 /// A request to publish, its messages not decoded.
 pub type PublishRequest = Opaque<PublishHead>;
+/// A request of a PublishStream, its messages not decoded.
+pub type PublishStreamRequest = Opaque<PublishStreamHead>;
 /// A batch, its messages not decoded.
 pub type MessageBatch = Opaque<BatchHead>;
 
@@ -43,6 +47,56 @@ pub struct PublishHead {
     /// When to answer.
     #[prost(enumeration = "cubecast_sdk::proto::v1::AckLevel", tag = "5")]
     pub acks: i32,
+}
+
+/// The fields of `cubecast.v1.PublishStreamRequest` that are not messages.
+#[derive(Clone, PartialEq, Message)]
+pub struct PublishStreamHead {
+    /// The name of the topic.
+    #[prost(string, tag = "1")]
+    pub topic: String,
+    /// Who publishes. Empty: nobody in particular.
+    #[prost(string, tag = "2")]
+    pub publisher: String,
+    /// Makes the batch repeatable.
+    #[prost(message, optional, tag = "3")]
+    pub sequence: Option<PublishSequence>,
+    /// When to answer.
+    #[prost(enumeration = "cubecast_sdk::proto::v1::AckLevel", tag = "5")]
+    pub acks: i32,
+    /// Names the request in its answer.
+    #[prost(uint64, tag = "6")]
+    pub request_number: u64,
+}
+
+impl PublishStreamRequest {
+    /// The number, and the same as a call of its own.
+    pub fn into_publish(self) -> (u64, PublishRequest) {
+        let Self { head, messages } = self;
+        let number = head.request_number;
+        let head = PublishHead {
+            topic: head.topic,
+            publisher: head.publisher,
+            sequence: head.sequence,
+            acks: head.acks,
+        };
+        (number, PublishRequest { head, messages })
+    }
+
+    /// A publish as a request of a stream.
+    pub fn of(number: u64, publish: &PublishRequest) -> Self {
+        let head = publish.head.clone();
+        Self {
+            head: PublishStreamHead {
+                topic: head.topic,
+                publisher: head.publisher,
+                sequence: head.sequence,
+                acks: head.acks,
+                request_number: number,
+            },
+            messages: publish.messages.clone(),
+        }
+    }
 }
 
 /// The fields of `cubecast.v1.MessageBatch` that are not messages.
@@ -113,6 +167,103 @@ pub struct ReplicaPullTail {
     pub placement: Option<Placement>,
 }
 
+/// Messages of a StreamPull: one batch, which a repeated field of one is on the wire, too.
+pub type StreamPullDelivery = Delivery<StreamPullTail>;
+
+/// The fields of `cubecast.v1.StreamPullDelivery` that are not the batch.
+#[derive(Clone, PartialEq, Message)]
+pub struct StreamPullTail {
+    /// Which time these messages come.
+    #[prost(uint32, tag = "2")]
+    pub attempt: u32,
+    /// Messages right before these that retention removed.
+    #[prost(uint64, tag = "3")]
+    pub missed: u64,
+}
+
+/// `cubecast.v1.StreamPullResponse`, its messages not decoded.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct StreamPullResponse {
+    /// What is told. `None`: nothing that this version knows.
+    pub event: Option<StreamPullEvent>,
+}
+
+/// What a StreamPull tells.
+#[derive(Debug, Clone, PartialEq)]
+pub enum StreamPullEvent {
+    /// The stream is open.
+    Opened(StreamPullOpened),
+    /// Messages.
+    Delivery(StreamPullDelivery),
+    /// A sign of life.
+    Heartbeat(StreamPullHeartbeat),
+}
+
+impl Message for StreamPullResponse {
+    fn encode_raw(&self, buf: &mut impl BufMut) {
+        match &self.event {
+            Some(StreamPullEvent::Opened(opened)) => encoding::message::encode(1, opened, buf),
+            Some(StreamPullEvent::Delivery(delivery)) => {
+                encoding::message::encode(2, delivery, buf);
+            }
+            Some(StreamPullEvent::Heartbeat(heartbeat)) => {
+                encoding::message::encode(3, heartbeat, buf);
+            }
+            None => {}
+        }
+    }
+
+    fn merge_field(
+        &mut self,
+        tag: u32,
+        wire_type: WireType,
+        buf: &mut impl Buf,
+        ctx: DecodeContext,
+    ) -> Result<(), DecodeError> {
+        if !matches!(tag, 1..=3) {
+            return encoding::skip_field(wire_type, tag, buf, ctx);
+        }
+        let event = length_delimited(wire_type, buf)?;
+        self.event = Some(event_of(tag, event)?);
+        Ok(())
+    }
+
+    /// Takes the batch out of the buffer without a copy.
+    fn merge(&mut self, mut buf: impl Buf) -> Result<(), DecodeError> {
+        let mut rest = buf.copy_to_bytes(buf.remaining());
+        while rest.has_remaining() {
+            let (tag, wire_type) = encoding::decode_key(&mut rest)?;
+            self.merge_field(tag, wire_type, &mut rest, DecodeContext::default())?;
+        }
+        Ok(())
+    }
+
+    fn encoded_len(&self) -> usize {
+        match &self.event {
+            Some(StreamPullEvent::Opened(opened)) => encoding::message::encoded_len(1, opened),
+            Some(StreamPullEvent::Delivery(delivery)) => {
+                encoding::message::encoded_len(2, delivery)
+            }
+            Some(StreamPullEvent::Heartbeat(heartbeat)) => {
+                encoding::message::encoded_len(3, heartbeat)
+            }
+            None => 0,
+        }
+    }
+
+    fn clear(&mut self) {
+        self.event = None;
+    }
+}
+
+fn event_of(tag: u32, event: Bytes) -> Result<StreamPullEvent, DecodeError> {
+    Ok(match tag {
+        1 => StreamPullEvent::Opened(StreamPullOpened::decode(event)?),
+        2 => StreamPullEvent::Delivery(StreamPullDelivery::decode(event)?),
+        _ => StreamPullEvent::Heartbeat(StreamPullHeartbeat::decode(event)?),
+    })
+}
+
 impl<H: Message + Default> Message for Opaque<H> {
     fn encode_raw(&self, buf: &mut impl BufMut) {
         self.head.encode_raw(buf);
@@ -130,7 +281,7 @@ impl<H: Message + Default> Message for Opaque<H> {
             return self.head.merge_field(tag, wire_type, buf, ctx);
         }
         // Only reached when this message is a field of another one, which none of ours decodes in this way.
-        let message = length_delimited(wire_type, &mut buf.copy_to_bytes(buf.remaining()))?;
+        let message = length_delimited(wire_type, buf)?;
         let mut run = BytesMut::from(self.messages.as_ref());
         encoding::encode_key(MESSAGES, WireType::LengthDelimited, &mut run);
         encoding::encode_varint(message.len() as u64, &mut run);
@@ -254,11 +405,11 @@ impl Run {
 }
 
 /// Reads a length and takes as many bytes.
-fn length_delimited(wire_type: WireType, rest: &mut Bytes) -> Result<Bytes, DecodeError> {
+fn length_delimited(wire_type: WireType, rest: &mut impl Buf) -> Result<Bytes, DecodeError> {
     encoding::check_wire_type(WireType::LengthDelimited, wire_type)?;
     let length = encoding::decode_varint(rest)?;
     match usize::try_from(length) {
-        Ok(length) if length <= rest.len() => Ok(rest.split_to(length)),
+        Ok(length) if length <= rest.remaining() => Ok(rest.copy_to_bytes(length)),
         // The constructor of the error is not public; decoding a text that ends too early makes the same one.
         _ => Err(short()),
     }

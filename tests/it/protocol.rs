@@ -3,8 +3,7 @@
 use cubecast::testing::TestCluster;
 use cubecast_sdk::proto::v1::cluster_service_client::ClusterServiceClient;
 use cubecast_sdk::proto::v1::{
-    JoinClusterRequest, LeaveClusterRequest, MoveVertexRequest, PinTopicRequest,
-    PublishStreamRequest, SnapshotRequest, StreamPullRequest,
+    JoinClusterRequest, LeaveClusterRequest, MoveVertexRequest, PinTopicRequest, SnapshotRequest,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -122,21 +121,15 @@ async fn not_done(wire: &Wire) -> Vec<(&'static str, Status)> {
     macro_rules! errors {
         ($($name:literal: $call:expr),+ $(,)?) => { vec![$(($name, $call.await.map(drop).unwrap_err())),+] };
     }
-    let mut peer = wire.client();
     let origin = http::Uri::from_static("http://peer");
     let mut cluster = ClusterServiceClient::with_origin(wire.clone(), origin);
-    let mut errors = errors![
-        "PublishStream": peer.publish_stream(tokio_stream::once(PublishStreamRequest::default())),
-        "StreamPull": peer.stream_pull(tokio_stream::once(StreamPullRequest::default())),
-    ];
-    errors.extend(errors![
+    errors![
         "JoinCluster": cluster.join_cluster(JoinClusterRequest::default()),
         "LeaveCluster": cluster.leave_cluster(LeaveClusterRequest::default()),
         "MoveVertex": cluster.move_vertex(MoveVertexRequest::default()),
         "PinTopic": cluster.pin_topic(PinTopicRequest::default()),
         "Snapshot": cluster.snapshot(SnapshotRequest::default()),
-    ]);
-    errors
+    ]
 }
 
 // REQ F20: what is no HTTP/2 is shut out at once, and the peer serves on.

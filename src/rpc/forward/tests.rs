@@ -174,7 +174,10 @@ async fn deadline_without_a_leader_says_so() {
         ErrorReason::NoLeader
     );
     assert!(begin.elapsed() >= Duration::from_millis(300));
-    assert!(script.asked().len() < 140, "it does not ask without a pause");
+    assert!(
+        script.asked().len() < 140,
+        "it does not ask without a pause"
+    );
 }
 
 #[tokio::test]

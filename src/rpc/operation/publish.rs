@@ -55,23 +55,46 @@ impl Operation for Publish {
 
     async fn serve(&self, api: &Api, here: Here<'_>) -> Result<Self::Response, Error> {
         let published = api.broker().publish(&here, &self.0).await?;
-        let reached = match published.reached {
-            AckLevel::Owner => proto::AckLevel::Owner,
-            AckLevel::Quorum => proto::AckLevel::Quorum,
-            AckLevel::All => proto::AckLevel::All,
-        };
-        Ok(proto::PublishResponse {
-            first_offset: published.first_offset.0,
-            message_count: published.count,
-            append_time: Some(answer::timestamp(published.append_time)),
-            is_duplicate: published.is_duplicate,
-            stored_by: published
-                .stored_by
-                .into_iter()
-                .map(|peer| answer::bits(api.cluster(), peer))
-                .collect(),
-            reached: reached.into(),
-            placement: Some(answer::placement_here(api.cluster(), &here)),
-        })
+        Ok(response(published, api.cluster(), &here))
+    }
+}
+
+impl Publish {
+    /// Who publishes, when that is said.
+    pub fn publisher(&self) -> Option<&PublisherId> {
+        self.0.publisher.as_ref()
+    }
+
+    /// Where to.
+    pub fn topic(&self) -> &TopicName {
+        &self.0.topic
+    }
+
+    /// As [`Operation::serve`], for a publisher that was found lately: proposed when it is first polled.
+    pub async fn append(&self, api: &Api, here: Here<'_>) -> Result<proto::PublishResponse, Error> {
+        let published = api.broker().append(&here, &self.0).await?;
+        Ok(response(published, api.cluster(), &here))
+    }
+}
+
+fn response(
+    published: broker::Published,
+    cluster: &Cluster,
+    here: &Here<'_>,
+) -> proto::PublishResponse {
+    let reached = match published.reached {
+        AckLevel::Owner => proto::AckLevel::Owner,
+        AckLevel::Quorum => proto::AckLevel::Quorum,
+        AckLevel::All => proto::AckLevel::All,
+    };
+    let stored_by = published.stored_by.into_iter();
+    proto::PublishResponse {
+        first_offset: published.first_offset.0,
+        message_count: published.count,
+        append_time: Some(answer::timestamp(published.append_time)),
+        is_duplicate: published.is_duplicate,
+        stored_by: stored_by.map(|peer| answer::bits(cluster, peer)).collect(),
+        reached: reached.into(),
+        placement: Some(answer::placement_here(cluster, here)),
     }
 }

@@ -1,0 +1,310 @@
+//! PublishStream: order, typed refusals, the window, and what a kill of the leader does to a stream that runs.
+
+use std::time::Duration;
+
+use cubecast::testing::TestCluster;
+use cubecast_sdk::proto::v1::publish_stream_response::Result as Outcome;
+use cubecast_sdk::proto::v1::{
+    AckLevel, ErrorReason, GetTopicRequest, Message, PublishSequence, PublishStreamRequest,
+    PublishStreamResponse, ReplicaPullRequest, StreamError,
+};
+use futures::StreamExt;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+
+use crate::support::{
+    Plain, all_know_gone, create_publisher, create_topic, message, name_owned_by, plain, publish_as,
+};
+use crate::wire::PATIENCE;
+
+/// A stream with the sender of its requests.
+pub struct Open {
+    pub requests: mpsc::Sender<PublishStreamRequest>,
+    pub answers: Streaming<PublishStreamResponse>,
+}
+
+impl Open {
+    pub async fn at(client: &mut Plain) -> Self {
+        let (requests, outgoing) = mpsc::channel(1_000);
+        let answers = client.publish_stream(ReceiverStream::new(outgoing)).await;
+        Self {
+            requests,
+            answers: answers.unwrap().into_inner(),
+        }
+    }
+
+    async fn send(&self, request: PublishStreamRequest) {
+        self.requests.send(request).await.unwrap();
+    }
+
+    /// The next answer: its number, and its first offset or what was wrong.
+    async fn answer(&mut self) -> (u64, Result<u64, StreamError>) {
+        let answer = tokio::time::timeout(PATIENCE, self.answers.message()).await;
+        let answer = answer.unwrap().unwrap().unwrap();
+        let outcome = match answer.result.unwrap() {
+            Outcome::Published(published) => Ok(published.first_offset),
+            Outcome::Error(error) => Err(error),
+        };
+        (answer.request_number, outcome)
+    }
+}
+
+fn request(topic: &str, number: u64) -> PublishStreamRequest {
+    PublishStreamRequest {
+        topic: topic.to_owned(),
+        messages: vec![message(&format!("{number}"))],
+        request_number: number,
+        ..Default::default()
+    }
+}
+
+fn sequenced(topic: &str, session: u64, number: u64) -> PublishStreamRequest {
+    let sequence = Some(PublishSequence {
+        session,
+        sequence: number,
+    });
+    PublishStreamRequest {
+        publisher: "agency".to_owned(),
+        sequence,
+        ..request(topic, number)
+    }
+}
+
+/// All messages of a topic as the replica of its owner has them.
+pub async fn stored(client: &mut Plain, topic: &str) -> Vec<Message> {
+    let mut messages = Vec::new();
+    loop {
+        let request = ReplicaPullRequest {
+            topic: topic.to_owned(),
+            first_offset: Some(messages.len() as u64),
+            ..Default::default()
+        };
+        let part = client.replica_pull(request).await.unwrap().into_inner();
+        if part.batches.is_empty() {
+            return messages;
+        }
+        messages.extend(part.batches.into_iter().flat_map(|batch| batch.messages));
+    }
+}
+
+async fn next_offset(client: &mut Plain, topic: &str) -> u64 {
+    let request = GetTopicRequest {
+        topic: topic.to_owned(),
+        ..Default::default()
+    };
+    let topic = client.get_topic(request).await.unwrap().into_inner().topic;
+    topic.unwrap().next_offset
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_peer_takes_a_stream_and_keeps_its_order() {
+    const COUNT: u64 = 300;
+    let mut cluster = TestCluster::start().await;
+    let topic = name_owned_by("stream", 4);
+    let mut owner = plain(cluster.address(4)).await;
+    create_topic(&mut owner, &topic).await;
+    create_publisher(&mut owner, "agency").await;
+    for peer in 0..8 {
+        let mut client = plain(cluster.address(peer)).await;
+        let mut stream = Open::at(&mut client).await;
+        let first = next_offset(&mut owner, &topic).await;
+        for number in 0..COUNT {
+            stream.send(sequenced(&topic, peer as u64, number)).await;
+        }
+        for number in 0..COUNT {
+            let answer = stream.answer().await;
+            assert_eq!(answer, (number, Ok(first + number)), "peer {peer}");
+        }
+        drop(stream.requests);
+        assert!(stream.answers.next().await.is_none());
+    }
+    let texts = stored(&mut owner, &topic).await;
+    let expected = (0..8).flat_map(|_| (0..COUNT).map(|number| message(&format!("{number}"))));
+    assert!(texts.into_iter().eq(expected));
+    cluster.stop().await;
+}
+
+// Without a sequence a request whose fate is unknown is not repeated, but none ever passes another.
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_without_a_sequence_keep_their_order_too() {
+    const COUNT: u64 = 1_000;
+    let mut cluster = TestCluster::start().await;
+    let topic = name_owned_by("bare", 4);
+    let mut owner = plain(cluster.address(4)).await;
+    create_topic(&mut owner, &topic).await;
+    let mut client = plain(cluster.address(3)).await;
+    let mut stream = Open::at(&mut client).await;
+    let mut published = 0;
+    for number in 0..COUNT {
+        stream.send(request(&topic, number)).await;
+    }
+    for number in 0..COUNT {
+        let (answered, outcome) = stream.answer().await;
+        assert_eq!(answered, number);
+        match outcome {
+            Ok(offset) => {
+                assert!(offset >= published);
+                published = offset + 1;
+            }
+            // A busy machine: the link between the two was silent for a while.
+            Err(error) => assert_eq!(error.reason(), ErrorReason::OutcomeUnknown, "{error:?}"),
+        }
+    }
+    let texts = stored(&mut owner, &topic).await;
+    let number = |message: &Message| {
+        let text = String::from_utf8(message.payload.to_vec()).unwrap();
+        text.parse::<u64>().unwrap()
+    };
+    let numbers: Vec<u64> = texts.iter().map(number).collect();
+    assert!(
+        numbers.is_sorted_by(|before, after| before < after),
+        "{numbers:?}"
+    );
+    assert!(numbers.len() as u64 >= published);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refused_request_does_not_end_the_stream() {
+    let mut cluster = TestCluster::start().await;
+    let topic = name_owned_by("refusals", 4);
+    let missing = name_owned_by("missing", 5);
+    let mut client = plain(cluster.address(2)).await;
+    create_topic(&mut client, &topic).await;
+    create_publisher(&mut client, "agency").await;
+    let mut stream = Open::at(&mut client).await;
+    let wrong = [
+        (
+            PublishStreamRequest {
+                topic: "no name".to_owned(),
+                ..request(&topic, 0)
+            },
+            ErrorReason::NameInvalid,
+            ("field", "topic"),
+        ),
+        (
+            request(&missing, 0),
+            ErrorReason::TopicNotFound,
+            ("topic", missing.as_str()),
+        ),
+        (
+            PublishStreamRequest {
+                messages: vec![message("a"), Message::default()],
+                ..request(&topic, 0)
+            },
+            ErrorReason::MessageEmpty,
+            ("index", "1"),
+        ),
+        (
+            PublishStreamRequest {
+                publisher: "nobody".to_owned(),
+                ..request(&topic, 0)
+            },
+            ErrorReason::PublisherNotFound,
+            ("publisher", "nobody"),
+        ),
+        (
+            sequenced(&topic, 1, 7),
+            ErrorReason::SessionUnknown,
+            ("sequence", "7"),
+        ),
+    ];
+    for (offset, (wrong, reason, (key, value))) in wrong.into_iter().enumerate() {
+        stream.send(wrong).await;
+        stream.send(request(&topic, 100)).await;
+        let refused = stream.answer().await.1.unwrap_err();
+        assert_eq!(refused.reason(), reason, "{refused:?}");
+        assert_eq!(refused.metadata[key], value, "{refused:?}");
+        assert_ne!(refused.code, 0);
+        assert_eq!(stream.answer().await, (100, Ok(offset as u64)));
+    }
+    cluster.stop().await;
+}
+
+// Nothing more is read while the window is full: with a replica down, a publish at ALL has its answer only at its deadline.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_is_taken_than_the_window_holds() {
+    let settings = [("failover.standby_after", "60s")];
+    let mut cluster = TestCluster::with_settings(&settings).await;
+    let topic = name_owned_by("window", 4);
+    let publisher = name_owned_by("agency", 5);
+    create_publisher(&mut plain(cluster.address(5)).await, &publisher).await;
+    cluster.stop_peer(0).await;
+    all_know_gone(&cluster, &[0]).await;
+    for peer in [4, 3] {
+        let mut client = plain(cluster.address(peer)).await;
+        let topic = format!("{topic}-{peer}");
+        let topic = name_owned_by(&topic, 4);
+        create_topic(&mut client, &topic).await;
+        let stream = Open::at(&mut client).await;
+        for number in 0..200 {
+            let mut request = request(&topic, number);
+            request.set_acks(AckLevel::All);
+            stream.send(request).await;
+        }
+        let end = tokio::time::Instant::now() + PATIENCE;
+        while next_offset(&mut client, &topic).await < 64 {
+            assert!(tokio::time::Instant::now() < end, "the window is not used");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        // Others go on, and this one does not.
+        let other = name_owned_by(&format!("beside-{peer}"), 4);
+        create_topic(&mut client, &other).await;
+        for number in 0..20 {
+            let sequence = (publisher.as_str(), 1, number);
+            publish_as(&mut client, &other, sequence, "a")
+                .await
+                .unwrap();
+        }
+        assert_eq!(next_offset(&mut client, &topic).await, 64);
+    }
+    cluster.stop().await;
+}
+
+// REQ D5: the leader is killed under a stream that another peer took. The stream goes on, and each request is in the log once, in order.
+#[tokio::test(flavor = "multi_thread")]
+async fn stream_survives_a_kill_of_the_leader() {
+    const COUNT: u64 = 2_000;
+    let mut cluster = TestCluster::start().await;
+    let topic = name_owned_by("killed", 4);
+    let mut client = plain(cluster.address(3)).await;
+    create_topic(&mut client, &topic).await;
+    create_publisher(&mut client, &name_owned_by("agency", 1)).await;
+    let publisher = name_owned_by("agency", 1);
+    let mut stream = Open::at(&mut client).await;
+    let requests = stream.requests.clone();
+    let wanted = topic.clone();
+    #[expect(clippy::disallowed_methods, reason = "it ends with the stream")]
+    let sending = tokio::spawn(async move {
+        for number in 0..COUNT {
+            let request = PublishStreamRequest {
+                publisher: publisher.clone(),
+                ..sequenced(&wanted, 9, number)
+            };
+            requests.send(request).await.unwrap();
+        }
+    });
+    for number in 0..COUNT {
+        if number == COUNT / 3 {
+            cluster.fail_peer(4).await;
+        }
+        let (answered, outcome) = stream.answer().await;
+        assert_eq!((answered, outcome), (number, Ok(number)));
+    }
+    sending.await.unwrap();
+    let mut replica = plain(cluster.address(5)).await;
+    let end = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        let texts = stored(&mut replica, &topic).await;
+        if texts.len() as u64 == COUNT {
+            let expected = (0..COUNT).map(|number| message(&format!("{number}")));
+            assert!(texts.into_iter().eq(expected));
+            break;
+        }
+        assert!(tokio::time::Instant::now() < end, "{} stored", texts.len());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    cluster.start_peer(4).await;
+    cluster.stop().await;
+}
