@@ -2,7 +2,7 @@ use bytes::Bytes;
 use cubecast_sdk::proto::v1 as proto;
 use prost::Message;
 
-use super::{PublishRequest, PullResponse};
+use super::{PublishRequest, PublishStreamRequest, PullResponse, StreamPullResponse};
 use crate::types::Batch;
 
 fn messages() -> Vec<proto::Message> {
@@ -112,4 +112,55 @@ fn pull_response_is_the_same_on_the_wire() {
         response
     );
     assert_eq!(opaque.encoded_len(), response.encoded_len());
+}
+
+#[test]
+fn requests_and_events_of_streams_are_the_same_on_the_wire() {
+    let request = proto::PublishStreamRequest {
+        topic: "t".to_owned(),
+        publisher: "p".to_owned(),
+        sequence: Some(proto::PublishSequence {
+            session: 7,
+            sequence: 8,
+        }),
+        messages: messages(),
+        acks: 3,
+        request_number: 9,
+    };
+    let opaque = PublishStreamRequest::decode(Bytes::from(request.encode_to_vec())).unwrap();
+    let (number, publish) = opaque.into_publish();
+    let again = PublishStreamRequest::of(number, &publish).encode_to_vec();
+    let again = proto::PublishStreamRequest::decode(again.as_slice()).unwrap();
+    assert_eq!(again, request);
+
+    let batch = proto::MessageBatch {
+        base_offset: 5,
+        messages: messages(),
+        message_count: 3,
+        ..Default::default()
+    };
+    let events = [
+        proto::stream_pull_response::Event::Opened(proto::StreamPullOpened::default()),
+        proto::stream_pull_response::Event::Delivery(proto::StreamPullDelivery {
+            batch: Some(batch),
+            attempt: 2,
+            missed: 4,
+        }),
+        proto::stream_pull_response::Event::Heartbeat(proto::StreamPullHeartbeat {
+            cursor: 5,
+            head_offset: 6,
+        }),
+    ];
+    for event in events {
+        let response = proto::StreamPullResponse { event: Some(event) };
+        let bytes = Bytes::from(response.encode_to_vec());
+        let opaque = StreamPullResponse::decode(bytes.clone()).unwrap();
+        // The fields may have another order.
+        let again = proto::StreamPullResponse::decode(opaque.encode_to_vec().as_slice());
+        assert_eq!(again.unwrap(), response);
+        assert_eq!(opaque.encoded_len(), bytes.len());
+        for cut in 1..bytes.len() {
+            assert!(StreamPullResponse::decode(bytes.slice(..cut)).is_err());
+        }
+    }
 }
