@@ -400,6 +400,7 @@ mod tests {
 
     use super::*;
     use crate::proto::peer::v1 as proto;
+    use crate::types::Term;
     use crate::wal::Purged;
 
     fn entry(index: u64) -> LogPosition {
