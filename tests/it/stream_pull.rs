@@ -26,10 +26,12 @@ struct Open {
     events: Streaming<StreamPullResponse>,
 }
 
+/// With a lease that no slow machine outlasts.
 fn open(topic: &str, subscriber: &str) -> StreamPullOpen {
     StreamPullOpen {
         topic: topic.to_owned(),
         subscriber: subscriber.to_owned(),
+        lease: Some(span(600_000)),
         ..Default::default()
     }
 }
