@@ -6,13 +6,13 @@
 use bytes::{Bytes, BytesMut};
 use prost::Message as _;
 
-use crate::bundle::{Bundle, Packing, Shape};
+use crate::bundle::{Bundle, MESSAGES_MAX, Packing, Shape};
 use crate::message::Run;
 use crate::producer::ProducerOptions;
 use crate::proto::v1;
 
 /// A block that says to hold more is not opened: what a peer sends must not take all memory.
-const BYTES_MAX: u32 = 16 << 20;
+const BYTES_MAX: u32 = 4 << 20;
 /// The field of the messages in a block, as in a request.
 const MESSAGES_FIELD: u32 = 4;
 
@@ -80,10 +80,30 @@ pub(crate) fn open(message: &v1::Message) -> Option<Vec<v1::Message>> {
     }
     let size = usize::try_from(block.bytes).ok()?;
     let run = lz4_flex::block::decompress(&message.payload, size).ok()?;
+    // A block that does not hold what it says would give messages wrong places. Counted before anything is made of them: the smallest message takes two
+    // bytes here, and fifty times as much in memory.
+    if block.message_count == 0 || frames(&run)? != block.message_count {
+        return None;
+    }
     let inside = v1::MessageBatch::decode(Bytes::from(run)).ok()?.messages;
-    // A block that does not hold what it says would give messages wrong places.
-    let is_whole = u32::try_from(inside.len()).ok() == Some(block.message_count);
-    (is_whole && !inside.is_empty()).then_some(inside)
+    Some(inside)
+}
+
+/// How many messages there are in a run. `None`: it is none, or one of too many.
+fn frames(mut run: &[u8]) -> Option<u32> {
+    let mut count = 0_u32;
+    while !run.is_empty() {
+        let (field, wire_type) = prost::encoding::decode_key(&mut run).ok()?;
+        if field != MESSAGES_FIELD || wire_type != prost::encoding::WireType::LengthDelimited {
+            return None;
+        }
+        let length = prost::encoding::decode_varint(&mut run).ok()?;
+        run = run.get(usize::try_from(length).ok()?..)?;
+        count = count
+            .checked_add(1)
+            .filter(|count| *count <= MESSAGES_MAX)?;
+    }
+    Some(count)
 }
 
 /// How many messages there are in one, as far as it says.
@@ -112,6 +132,22 @@ mod tests {
         let read: Vec<_> = inside.iter().map(|message| &message.payload[..]).collect();
         let written: Vec<_> = texts.iter().map(String::as_bytes).collect();
         assert_eq!(read, written);
+    }
+
+    #[test]
+    fn block_of_too_many_messages_is_not_opened() {
+        let run: Vec<u8> = [0x22, 0].repeat(20_000);
+        let message = |count| v1::Message {
+            payload: lz4_flex::block::compress(&run).into(),
+            block: Some(v1::Block {
+                compression: v1::Compression::Lz4.into(),
+                message_count: count,
+                bytes: 40_000,
+            }),
+            ..v1::Message::default()
+        };
+        assert!(open(&message(20_000)).is_none());
+        assert!(open(&message(10_000)).is_none());
     }
 
     #[test]

@@ -226,7 +226,10 @@ impl Pipeline {
             if self.sent == 0 {
                 way.heard = Instant::now();
             }
-            bundle.trip = Trip::Sent;
+            // One of unknown fate stays so, however often it is sent again.
+            if bundle.trip == Trip::Here {
+                bundle.trip = Trip::Sent;
+            }
             self.sent += 1;
         }
         None

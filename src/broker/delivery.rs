@@ -400,8 +400,10 @@ impl<R: Access> Delivery<R> {
     fn moved(&mut self, result: Result<Offset, Error>) -> Result<(), Error> {
         self.acknowledging = None;
         let cursor = result?;
-        // If somebody moved it back since, that is seen with the next look.
+        // If somebody moved it back since, that is seen with the next look. It may be further than this stream has said: by another call.
         self.cursor = self.cursor.max(cursor);
+        self.acknowledged = self.acknowledged.max(cursor);
+        self.leases.release(cursor);
         if self.cursor > self.position {
             self.jump(self.cursor);
         }

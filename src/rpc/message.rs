@@ -98,7 +98,7 @@ fn has_content(mut message: &[u8]) -> Result<bool, DecodeError> {
             2 => payload_bytes = bytes_field(wire_type, &mut message)?.len(),
             3 => check_header(bytes_field(wire_type, &mut message)?)?,
             4 => check_block(bytes_field(wire_type, &mut message)?)?,
-            _ => encoding::skip_field(wire_type, tag, &mut message, DecodeContext::default())?,
+            _ => skip_field(wire_type, tag, &mut message)?,
         }
     }
     Ok(key_bytes + payload_bytes > 0)
@@ -113,7 +113,7 @@ fn check_header(mut header: &[u8]) -> Result<(), DecodeError> {
             }
             1 => {}
             2 => drop(bytes_field(wire_type, &mut header)?),
-            _ => encoding::skip_field(wire_type, tag, &mut header, DecodeContext::default())?,
+            _ => skip_field(wire_type, tag, &mut header)?,
         }
     }
     Ok(())
@@ -126,9 +126,18 @@ fn check_block(mut block: &[u8]) -> Result<(), DecodeError> {
         if matches!(tag, 1..=3) {
             encoding::check_wire_type(WireType::Varint, wire_type)?;
         }
-        encoding::skip_field(wire_type, tag, &mut block, DecodeContext::default())?;
+        skip_field(wire_type, tag, &mut block)?;
     }
     Ok(())
+}
+
+/// Passes a field that is not looked at. Groups are refused: proto3 has none, and one that is nested as deep as may be here would be too deep for every
+/// reader, to whom the message comes inside others.
+fn skip_field(wire_type: WireType, tag: u32, rest: &mut &[u8]) -> Result<(), DecodeError> {
+    if matches!(wire_type, WireType::StartGroup | WireType::EndGroup) {
+        encoding::check_wire_type(WireType::LengthDelimited, wire_type)?;
+    }
+    encoding::skip_field(wire_type, tag, rest, DecodeContext::default())
 }
 
 fn bytes_field<'a>(wire_type: WireType, rest: &mut &'a [u8]) -> Result<&'a [u8], DecodeError> {
@@ -238,6 +247,10 @@ mod tests {
             b"\x22\x02\x10\x05",
             b"\x22\x01\x12",
             b"\x22\x05\x1a\x03\x0a\x01\xff",
+            // Groups, in a message and in a header; and a length that is longer than it needs to be.
+            b"\x22\x05\x12\x01\x61\x2b\x2c",
+            b"\x22\x07\x12\x01\x61\x1a\x02\x2b\x2c",
+            b"\x22\x83\x00\x12\x01\x61",
             b"\x18\x01",
         ] {
             assert_eq!(

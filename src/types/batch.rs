@@ -93,7 +93,12 @@ fn frame_end(payload: &[u8], position: usize) -> Result<usize, BatchError> {
     if *tag != MESSAGE_TAG {
         return Err(broken);
     }
+    let after = rest.len();
     let length = prost::encoding::decode_varint(&mut rest).map_err(|_| broken.clone())?;
+    // Only the shortest form: readers count a frame by its content, and equal batches are equal bytes.
+    if after - rest.len() != prost::encoding::encoded_len_varint(length) {
+        return Err(broken);
+    }
     let length = usize::try_from(length).map_err(|_| broken.clone())?;
     if length > rest.len() {
         return Err(broken);
