@@ -393,14 +393,14 @@ async fn slow_readers_keep_nobody_waiting() {
     let mut stream = Open::at(&mut fast, world.open(), 0).await;
     stream.give(1_000, 0).await;
     let text = "x".repeat(500_000);
-    for number in 0..100 {
+    for number in 0..40 {
         let sequence = (world.publisher.as_str(), 7, number);
         let published = publish_as(&mut world.client, &world.topic, sequence, &text).await;
         published.unwrap();
         stream.deliveries(number, 1, 1).await;
     }
     for mut stream in slow {
-        stream.deliveries(0, 100, 1).await;
+        stream.deliveries(0, 40, 1).await;
     }
     world.cluster.stop().await;
 }
