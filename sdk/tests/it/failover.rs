@@ -21,8 +21,10 @@ async fn client(cluster: &FakeCluster) -> Client {
         .await
         .unwrap();
     // Who is who is found out in the background.
+    let end = tokio::time::Instant::now() + Duration::from_secs(30);
     for peer in 0..cluster.addresses.len() {
-        while client.node_status(&format!("{peer:03b}")).await.is_err() {
+        while let Err(error) = client.node_status(&format!("{peer:03b}")).await {
+            assert!(tokio::time::Instant::now() < end, "peer {peer}: {error}");
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
