@@ -7,6 +7,7 @@
 mod acknowledge;
 mod argument;
 mod batch;
+mod bench;
 mod config;
 mod dev;
 mod exit;
@@ -97,6 +98,8 @@ enum Command {
     #[command(subcommand)]
     Fault(fault::Command),
     StopNode(fault::StopNode),
+    #[command(subcommand)]
+    Bench(bench::Command),
     Health(health::Arguments),
     Verify(verify::Arguments),
     #[command(subcommand)]
@@ -121,8 +124,15 @@ fn execute(cli: Cli, output: &mut Output) -> Result<()> {
         Command::Config(command) => config::run(command, output),
         Command::Verify(arguments) => verify::run(&arguments, output),
         Command::Health(arguments) => ask(health::run(arguments, &cli.global, output)),
+        Command::Bench(command) => serve(load(command, &cli.global, output)),
         command => ask(call(command, &cli.global, output)),
     }
+}
+
+/// A client that is to be as fast as it can.
+async fn load(command: bench::Command, global: &Global, output: &mut Output) -> Result<()> {
+    let mut session = Session::connect(global, output).await?;
+    bench::run(command, &mut session).await
 }
 
 /// The commands that need a client.
@@ -151,6 +161,7 @@ async fn call(command: Command, global: &Global, output: &mut Output) -> Result<
         | Command::Node(_)
         | Command::Config(_)
         | Command::Health(_)
+        | Command::Bench(_)
         | Command::Verify(_) => Ok(()),
     }
 }
