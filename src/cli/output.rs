@@ -72,12 +72,7 @@ impl Output {
         if self.format == Format::Json {
             return rows.iter().try_for_each(|row| self.object(row));
         }
-        let header = header.map(|header| header.iter().map(|cell| (*cell).to_owned()).collect());
-        let lines: Vec<Vec<String>> = header
-            .into_iter()
-            .chain(rows.iter().map(Row::cells))
-            .collect();
-        self.data.write_all(aligned(&lines).as_bytes())
+        self.data.write_all(aligned(header, rows).as_bytes())
     }
 
     /// Bytes as they are.
@@ -119,8 +114,18 @@ impl fmt::Debug for Output {
     }
 }
 
+/// A table as text.
+pub(super) fn aligned<R: Row>(header: Option<&[&str]>, rows: &[R]) -> String {
+    let header = header.map(|header| header.iter().map(|cell| (*cell).to_owned()).collect());
+    let lines: Vec<Vec<String>> = header
+        .into_iter()
+        .chain(rows.iter().map(Row::cells))
+        .collect();
+    align(&lines)
+}
+
 /// Lines whose columns begin at the same place, two spaces after the longest cell before.
-fn aligned(lines: &[Vec<String>]) -> String {
+fn align(lines: &[Vec<String>]) -> String {
     let mut widths: Vec<usize> = Vec::new();
     for line in lines {
         widths.resize(widths.len().max(line.len()), 0);
@@ -210,7 +215,7 @@ mod tests {
                 .collect::<Vec<_>>()
         };
         let lines = [line(&["a", "long", "x"]), line(&["longer", "b", ""])];
-        assert_eq!(aligned(&lines), "a       long  x\nlonger  b\n");
+        assert_eq!(align(&lines), "a       long  x\nlonger  b\n");
     }
 
     #[test]

@@ -56,7 +56,7 @@ fn every_command_of_the_tour_is_understood() {
         "fault inject 100 --to 5,6 --delay 20ms --jitter 5ms --loss 0.1 --cut --for 10s",
         "fault clear 100 1 2",
         "fault list http://127.0.0.1:8004",
-        "bench publish --topics 2 --size 1024 --rate 1000 --duration 5s --report load.svg",
+        "bench publish --topics 2 --size 1024 --rate 1000 --duration 5s --report svg",
         "bench publish --single --in-flight 64 --acks all --keep",
         "bench pull --messages 1000 --subscribers 2 --page 100",
         "bench stream --messages 1000 --name night",

@@ -12,7 +12,6 @@ mod publish;
 mod read;
 mod report;
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -63,9 +62,9 @@ struct Load {
     /// Leave the topics, publishers and subscribers behind
     #[arg(long)]
     keep: bool,
-    /// Also write a report with curves: FILE.svg, or FILE.html with all figures
-    #[arg(long, value_name = "FILE")]
-    report: Option<PathBuf>,
+    /// Write a report with curves to standard output, and the figures to standard error
+    #[arg(long, value_enum, value_name = "FORM")]
+    report: Option<plot::Form>,
 }
 
 /// How messages are published.
@@ -207,9 +206,6 @@ impl Command {
     }
 
     fn check(&self) -> Result<()> {
-        if let Some(path) = &self.load().report {
-            plot::form(path)?;
-        }
         match self {
             Self::Mixed(mixed) if (mixed.load.size as usize) < payload::STAMP_BYTES => {
                 let least = payload::STAMP_BYTES;
@@ -239,10 +235,7 @@ pub(super) async fn run(command: Command, session: &mut Session<'_>) -> Result<(
         }
     }
     let report = done?;
-    report.print(session.output)?;
-    if let Some(path) = &command.load().report {
-        plot::write(&report, path)?;
-    }
+    report.print(command.load().report, session.output)?;
     report.verdict()
 }
 

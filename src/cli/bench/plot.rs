@@ -1,11 +1,11 @@
 //! A report as a picture: curves of rates and latencies, as SVG, or in a page of HTML with all figures. Neither needs anything else to be shown.
 //!
-//! Begin with [`write`].
+//! Begin with [`render`].
 
 use std::fmt::Write as _;
-use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
+use clap::ValueEnum;
 use plotters::chart::ChartBuilder;
 use plotters::coord::Shift;
 use plotters::drawing::{DrawingArea, IntoDrawingArea};
@@ -15,40 +15,28 @@ use plotters::style::{BLUE, Color, GREEN, RED, RGBColor, WHITE};
 
 use super::meter::{Sample, Series};
 use super::report::Report;
-use crate::cli::exit::Failure;
 use crate::cli::output::Row;
 
 /// Pixels of a panel.
 const WIDTH: u32 = 900;
 const HEIGHT: u32 = 260;
 
-/// What a file holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a report is written as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Form {
+    /// Curves
     Svg,
+    /// A page with curves and figures
     Html,
 }
 
-/// What a file of this name is to hold.
-pub(super) fn form(path: &Path) -> Result<Form> {
-    match path.extension().and_then(|extension| extension.to_str()) {
-        Some("svg") => Ok(Form::Svg),
-        Some("html" | "htm") => Ok(Form::Html),
-        _ => {
-            let problem = format!("a report is FILE.svg or FILE.html, not {}", path.display());
-            Err(Failure::Usage(problem).into())
-        }
-    }
-}
-
-/// Writes the report into a file.
-pub(super) fn write(report: &Report, path: &Path) -> Result<()> {
+/// The report in this form.
+pub(super) fn render(report: &Report, form: Form) -> Result<String> {
     let svg = draw(report)?;
-    let content = match form(path)? {
-        Form::Svg => svg,
-        Form::Html => page(report, &svg)?,
-    };
-    std::fs::write(path, content).with_context(|| format!("cannot write {}", path.display()))
+    match form {
+        Form::Svg => Ok(svg),
+        Form::Html => page(report, &svg),
+    }
 }
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
@@ -150,15 +138,36 @@ fn escaped(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::meter::Tally;
     use super::*;
+    use std::time::Duration;
 
     #[test]
-    fn name_of_the_file_says_what_it_holds() {
-        assert_eq!(form(Path::new("a/b.svg")).unwrap(), Form::Svg);
-        assert_eq!(form(Path::new("b.html")).unwrap(), Form::Html);
-        for wrong in ["b", "b.png", ".svg"] {
-            let told = form(Path::new(wrong)).unwrap_err().to_string();
-            assert!(told.contains(wrong), "{told}");
+    fn page_has_figures_and_curves_and_needs_nothing_else() {
+        let samples = [1, 2].map(|second| Sample {
+            at: Duration::from_secs(second),
+            rate: 1000.0,
+            p50_us: 500,
+            p99_us: 900,
+        });
+        let report = Report {
+            name: "publish",
+            settings: serde_json::Map::from_iter([("name".to_owned(), "<&>".into())]),
+            size: 128,
+            series: vec![Series {
+                name: "publish",
+                samples: samples.to_vec(),
+                total: Tally::new(),
+                rate: 1234.0,
+                measured: Duration::from_secs(2),
+            }],
+        };
+        let svg = render(&report, Form::Svg).unwrap();
+        assert!(svg.starts_with("<svg"), "{svg}");
+        let html = render(&report, Form::Html).unwrap();
+        for part in ["<td>1234</td>", "&lt;&amp;>", "<polyline", "</html>"] {
+            assert!(html.contains(part), "{part} is missing in {html}");
         }
+        assert!(!html.contains("src="), "{html}");
     }
 }

@@ -7,8 +7,9 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::meter::{Sample, Series};
+use super::plot::{self, Form};
 use crate::cli::exit::Failure;
-use crate::cli::output::{Format, Output, Row};
+use crate::cli::output::{Format, Output, Row, aligned};
 
 /// Bytes of a mebibyte.
 const MEBIBYTE: f64 = 1_048_576.0;
@@ -141,8 +142,14 @@ impl Report {
     }
 
     /// Prints it.
-    pub(super) fn print(&self, output: &mut Output) -> Result<()> {
+    pub(super) fn print(&self, form: Option<Form>, output: &mut Output) -> Result<()> {
         let results = self.outcomes();
+        if let Some(form) = form {
+            let table = aligned(Some(Outcome::HEADER), &results);
+            output.bytes(plot::render(self, form)?.as_bytes())?;
+            output.word(table.trim_end())?;
+            return Ok(());
+        }
         match output.format() {
             Format::Text => output.table(Some(Outcome::HEADER), &results)?,
             Format::Json => {
