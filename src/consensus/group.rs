@@ -66,6 +66,8 @@ pub(super) struct Running {
     is_fit: AtomicBool,
     /// Another replica that finds the leader gone has asked where this one stands, and it finds so, too.
     pub(super) canvassed: Notify,
+    /// A leader has sent something that this replica took: what it knows of the leader is not from before its start.
+    pub(super) heard: Notify,
     /// The replica that this leader has allowed to drop what it holds.
     pub(super) spared: Mutex<Option<Spared>>,
     tasks: TaskTracker,
@@ -115,6 +117,7 @@ impl Group {
             admission: tokio::sync::Mutex::default(),
             is_fit: AtomicBool::new(true),
             canvassed: Notify::new(),
+            heard: Notify::new(),
             spared: Mutex::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
