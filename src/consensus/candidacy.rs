@@ -187,7 +187,10 @@ impl Group {
         let order: Vec<PeerId> = self.parts.options.holders().collect();
         let judged = |answers: &[Standing]| judge(&own, answers, &membership, &order);
         let are_enough = |answers: &[Standing]| judged(answers) != Verdict::Wait;
-        let voters = membership.voter_ids();
+        // Nobody waits for the one that is lost, which others may still take for reachable.
+        let leader = self.parts.leadership.borrow().leader;
+        let is_lost = |node: &u64| leader == Some(peer_of(*node)) && self.is_lost(*node);
+        let voters = membership.voter_ids().filter(|node| !is_lost(node));
         let answers = self.ask_standings(voters, PATIENCE, are_enough).await;
         judged(&answers)
     }
