@@ -333,11 +333,6 @@ impl Group {
             .map_err(|error| error.to_string())
     }
 
-    /// Changes whenever a follower has stored more.
-    pub fn watch_progress(&self) -> watch::Receiver<()> {
-        self.parts.progress.watch()
-    }
-
     async fn tell_failure(self) {
         let why = self.failed().await;
         error!(shard = %self.shard, why, "the group of the shard failed on this peer");
