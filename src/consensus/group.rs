@@ -18,7 +18,7 @@ use super::log::ShardLog;
 use super::machine::{Machine, blocking};
 use super::network::{Carrier, Connection, Network, Progress};
 use super::quorum::Quorum;
-use super::receive::clear_staging;
+use super::receive::{Reception, clear_staging};
 use super::snapshot::{Mark, Source};
 use super::status::Leadership;
 use super::types::{Types, peer_of, position};
@@ -58,8 +58,8 @@ pub(super) struct Running {
     pub(super) disk: Arc<dyn Disk>,
     pub(super) staging: PathBuf,
     pub(super) room: Arc<Room>,
-    /// Taken while a snapshot comes in, until it is installed.
-    pub(super) receiving: Arc<tokio::sync::Mutex<()>>,
+    /// Which snapshot is coming in.
+    pub(super) reception: Reception,
     /// Taken while the voters change, and while leadership moves: one thing at a time.
     pub(super) admission: tokio::sync::Mutex<()>,
     /// Whether others may be given up for this replica, and leadership may be given to it.
@@ -113,7 +113,7 @@ impl Group {
             disk: parts.disk,
             staging: parts.staging,
             room: parts.room,
-            receiving: Arc::default(),
+            reception: Reception::default(),
             admission: tokio::sync::Mutex::default(),
             is_fit: AtomicBool::new(true),
             canvassed: Notify::new(),
