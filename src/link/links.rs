@@ -307,24 +307,24 @@ impl Links {
 
     /// The peers that a call would pass, the one that it is for last. Without any way there the link is tried, for what is known may be late.
     pub(super) fn road(&self, to: PeerId) -> Vec<PeerId> {
-        let end = self.inner.ends.get(&to);
-        let is_barred = end.is_some_and(|end| lock(&end.outgoing).barred.is_some());
-        self.road_unless(is_barred, to)
+        self.find_road(to, |outgoing| outgoing.barred.is_some())
     }
 
     /// As [`Self::road`], for a call that is made now.
     pub(super) fn take_road(&self, to: PeerId) -> Vec<PeerId> {
-        let end = self.inner.ends.get(&to);
-        let is_barred = end.is_some_and(|end| lock(&end.outgoing).bars(Instant::now()));
-        self.road_unless(is_barred, to)
+        self.find_road(to, |outgoing| outgoing.bars(Instant::now()))
     }
 
-    fn road_unless(&self, is_barred: bool, to: PeerId) -> Vec<PeerId> {
+    fn find_road(&self, to: PeerId, bars: impl Fn(&mut Outgoing) -> bool) -> Vec<PeerId> {
         let map = self.now();
+        let is_barred = || {
+            let end = self.inner.ends.get(&to);
+            end.is_some_and(|end| bars(&mut lock(&end.outgoing)))
+        };
         let road = match map.state(to) {
-            LinkState::Up | LinkState::Unknown if is_barred => map.detour(to),
-            LinkState::Up | LinkState::Unknown => None,
             LinkState::Silent | LinkState::Dead => map.route(to),
+            LinkState::Up | LinkState::Unknown if is_barred() => map.detour(to),
+            LinkState::Up | LinkState::Unknown => None,
         };
         road.unwrap_or_else(|| vec![to])
     }
