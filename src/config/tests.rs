@@ -334,13 +334,13 @@ const NONSENSE: &[(&str, &str, &str)] = &[
     ("heartbeat_interval", "1ms", "1ms is less than 10ms"),
     (
         "election_timeout_min",
-        "500ms",
-        "500ms is not more than two heartbeats (500ms)",
+        "1s",
+        "1s is not more than two heartbeats (1s)",
     ),
     (
         "election_timeout_max",
-        "1s",
-        "1s is not more than the shortest (1s)",
+        "1500ms",
+        "1s 500ms is not more than the shortest (1s 500ms)",
     ),
     ("link.interval", "5ms", "5ms is less than 10ms"),
     (

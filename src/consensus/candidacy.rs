@@ -51,12 +51,22 @@ enum Verdict {
 impl Group {
     /// Stands for election whenever the leader is gone and this replica is the one to do so.
     pub(super) async fn watch_leader(self) {
-        // After a restart of several peers the leader that is written down is most likely about to come back, too.
-        tokio::time::sleep(self.parts.options.return_after).await;
+        self.wait_for_knowledge().await;
         let mut leadership = self.parts.leadership.clone();
         let mut links = self.parts.links.watch();
         while self.vacancy(&mut leadership, &mut links).await.is_ok() {
             self.fill_vacancy().await;
+        }
+    }
+
+    /// Waits until this replica may trust what it knows of the leader. After a start that is what was written down before, and when several peers were
+    /// started again the leader that is written down is most likely about to come back, too. What a leader has sent since says more, and so does
+    /// another replica that is past this and finds the leader gone: then this one may be the one that has to stand.
+    async fn wait_for_knowledge(&self) {
+        tokio::select! {
+            () = self.parts.heard.notified() => {}
+            () = self.parts.canvassed.notified() => {}
+            () = tokio::time::sleep(self.parts.options.return_after) => {}
         }
     }
 
@@ -177,7 +187,10 @@ impl Group {
         let order: Vec<PeerId> = self.parts.options.holders().collect();
         let judged = |answers: &[Standing]| judge(&own, answers, &membership, &order);
         let are_enough = |answers: &[Standing]| judged(answers) != Verdict::Wait;
-        let voters = membership.voter_ids();
+        // Nobody waits for the one that is lost, which others may still take for reachable.
+        let leader = self.parts.leadership.borrow().leader;
+        let is_lost = |node: &u64| leader == Some(peer_of(*node)) && self.is_lost(*node);
+        let voters = membership.voter_ids().filter(|node| !is_lost(node));
         let answers = self.ask_standings(voters, PATIENCE, are_enough).await;
         judged(&answers)
     }

@@ -131,8 +131,13 @@ pub(super) fn append_to_proto(
 pub(super) fn append_from_proto(
     request: proto::AppendRequest,
 ) -> Result<AppendEntriesRequest<Types>, Error> {
+    let vote = required_vote(request.vote.as_ref())?;
+    // Only leaders append; openraft would follow a candidate as if it had been elected.
+    if !vote.committed {
+        return Err(missing("vote.committed"));
+    }
     Ok(AppendEntriesRequest {
-        vote: required_vote(request.vote.as_ref())?,
+        vote,
         prev_log_id: request.previous.as_ref().map(log_id_from_proto),
         entries: request
             .entries
@@ -172,6 +177,10 @@ pub(super) fn vote_request_from_proto(
     request: &proto::VoteRequest,
 ) -> Result<VoteRequest<Types>, Error> {
     let vote = required_vote(request.vote.as_ref())?;
+    // A candidate has not been elected; openraft would follow it as if it had.
+    if vote.committed {
+        return Err(missing("vote.committed"));
+    }
     let mut parsed = VoteRequest::new(vote, request.last_log_id.as_ref().map(log_id_from_proto));
     parsed.leadership_transfer = request.leadership_transfer;
     Ok(parsed)
@@ -256,6 +265,33 @@ mod tests {
                 answer
             );
         }
+    }
+
+    #[test]
+    fn candidate_is_no_leader_and_a_leader_no_candidate() {
+        let vote = |committed| {
+            Some(proto::Vote {
+                term: 4,
+                node: 1,
+                committed,
+            })
+        };
+        let asked = |committed| {
+            vote_request_from_proto(&proto::VoteRequest {
+                vote: vote(committed),
+                ..Default::default()
+            })
+        };
+        let appended = |committed| {
+            append_from_proto(proto::AppendRequest {
+                vote: vote(committed),
+                ..Default::default()
+            })
+        };
+        let field = "vote.committed";
+        assert_eq!(asked(true).unwrap_err(), Error::Malformed { field });
+        assert_eq!(appended(false).unwrap_err(), Error::Malformed { field });
+        assert!(asked(false).is_ok() && appended(true).is_ok());
     }
 
     #[test]

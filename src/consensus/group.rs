@@ -18,7 +18,7 @@ use super::log::ShardLog;
 use super::machine::{Machine, blocking};
 use super::network::{Carrier, Connection, Network, Progress};
 use super::quorum::Quorum;
-use super::receive::clear_staging;
+use super::receive::{Reception, clear_staging};
 use super::snapshot::{Mark, Source};
 use super::status::Leadership;
 use super::types::{Types, peer_of, position};
@@ -58,14 +58,16 @@ pub(super) struct Running {
     pub(super) disk: Arc<dyn Disk>,
     pub(super) staging: PathBuf,
     pub(super) room: Arc<Room>,
-    /// Taken while a snapshot comes in, until it is installed.
-    pub(super) receiving: Arc<tokio::sync::Mutex<()>>,
+    /// Which snapshot is coming in.
+    pub(super) reception: Reception,
     /// Taken while the voters change, and while leadership moves: one thing at a time.
     pub(super) admission: tokio::sync::Mutex<()>,
     /// Whether others may be given up for this replica, and leadership may be given to it.
     is_fit: AtomicBool,
     /// Another replica that finds the leader gone has asked where this one stands, and it finds so, too.
     pub(super) canvassed: Notify,
+    /// A leader has sent something that this replica took: what it knows of the leader is not from before its start.
+    pub(super) heard: Notify,
     /// The replica that this leader has allowed to drop what it holds.
     pub(super) spared: Mutex<Option<Spared>>,
     tasks: TaskTracker,
@@ -111,10 +113,11 @@ impl Group {
             disk: parts.disk,
             staging: parts.staging,
             room: parts.room,
-            receiving: Arc::default(),
+            reception: Reception::default(),
             admission: tokio::sync::Mutex::default(),
             is_fit: AtomicBool::new(true),
             canvassed: Notify::new(),
+            heard: Notify::new(),
             spared: Mutex::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
@@ -328,11 +331,6 @@ impl Group {
             .purge_log(upto)
             .await
             .map_err(|error| error.to_string())
-    }
-
-    /// Changes whenever a follower has stored more.
-    pub fn watch_progress(&self) -> watch::Receiver<()> {
-        self.parts.progress.watch()
     }
 
     async fn tell_failure(self) {

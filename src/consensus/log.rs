@@ -47,6 +47,8 @@ const APPLY_BYTES_MAX: ByteCount = ByteCount(4 << 20);
 pub(super) struct ShardLog {
     shard: Vertex,
     wal: Arc<dyn RaftLog>,
+    /// The term and the candidate of the vote that is on disk.
+    granted: Option<(u64, u64)>,
     /// Changes when appended entries have reached the disk, or never will.
     written: watch::Sender<()>,
     /// Nobody waits for the disk any more: the group is to stop, and a full disk may take for ever.
@@ -93,6 +95,7 @@ impl ShardLog {
         Self {
             shard,
             wal,
+            granted: None,
             written,
             given_up,
         }
@@ -191,6 +194,10 @@ fn encode(entry: &Entry) -> wal::Entry {
     }
 }
 
+fn candidate(vote: &VoteOf<Types>) -> (u64, u64) {
+    (vote.leader_id.term, vote.leader_id.node_id)
+}
+
 fn encode_log_id(id: &LogId) -> Bytes {
     convert::log_id_to_proto(id).encode_to_vec().into()
 }
@@ -274,7 +281,9 @@ impl RaftLogReader<Types> for ShardLog {
             return Ok(None);
         };
         let vote = proto::Vote::decode(bytes).map_err(io::Error::other)?;
-        Ok(Some(convert::vote_from_proto(&vote)))
+        let vote = convert::vote_from_proto(&vote);
+        self.granted = Some(candidate(&vote));
+        Ok(Some(vote))
     }
 
     async fn entries_stream<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
@@ -317,12 +326,20 @@ impl RaftLogStorage<Types> for ShardLog {
     }
 
     async fn save_vote(&mut self, vote: &VoteOf<Types>) -> Result<(), io::Error> {
-        let state = convert::vote_to_proto(vote).encode_to_vec().into();
-        self.submit(Op::HardState {
+        let op = Op::HardState {
             shard: self.shard,
-            state,
-        })
-        .await
+            state: convert::vote_to_proto(vote).encode_to_vec().into(),
+        };
+        if vote.committed && self.granted == Some(candidate(vote)) {
+            // Only that the vote has won is new, which nobody has to remember (Raft, figure 2: what persists is the term and whom the vote went to;
+            // openraft knows no vote between the two, and begins with the lesser one itself after a start). What follows in the log is on disk only
+            // with it, so neither a new leader nor its followers wait for one sync more before the first entry.
+            let submitted = self.wal.submit(vec![op], Box::new(|_| ()));
+            return submitted.map_err(io::Error::other);
+        }
+        self.submit(op).await?;
+        self.granted = Some(candidate(vote));
+        Ok(())
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {

@@ -12,7 +12,7 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,6 +20,7 @@ use futures::{Stream, StreamExt};
 use openraft::alias::{SnapshotMetaOf, SnapshotOf};
 use openraft::async_runtime::WatchReceiver;
 use tokio::sync::OwnedMutexGuard;
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::group::Group;
@@ -45,6 +46,44 @@ pub struct Staged {
     bytes: u64,
     checker: Checker,
     _place: Place,
+}
+
+/// How long the snapshot of a later leader waits for that of an earlier one to be thrown away.
+const TAKE_OVER_MAX: Duration = Duration::from_secs(5);
+
+/// Which snapshot of a shard is coming in.
+#[derive(Default)]
+pub(super) struct Reception {
+    /// Taken while one comes in, until it is installed.
+    alone: Arc<tokio::sync::Mutex<()>>,
+    /// The last one that was begun.
+    last: Mutex<Option<(Vote, CancellationToken)>>,
+}
+
+impl Reception {
+    /// Begins to take the snapshot of a leader, unless that of one which is not an earlier one is coming in; that of an earlier one is given up: it may
+    /// have stalled, and would not be taken. The token says that this one is to be given up itself.
+    async fn begin(&self, vote: Vote) -> Option<(OwnedMutexGuard<()>, CancellationToken)> {
+        let alone = match Arc::clone(&self.alone).try_lock_owned() {
+            Ok(alone) => alone,
+            Err(_) => {
+                self.give_up_before(&vote).then_some(())?;
+                let alone = Arc::clone(&self.alone).lock_owned();
+                tokio::time::timeout(TAKE_OVER_MAX, alone).await.ok()?
+            }
+        };
+        let given_up = CancellationToken::new();
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        *last = Some((vote, given_up.clone()));
+        Some((alone, given_up))
+    }
+
+    /// Whether the one that is coming in is of an earlier leader; then it ends.
+    fn give_up_before(&self, vote: &Vote) -> bool {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let earlier = last.as_ref().filter(|(earlier, _)| earlier < vote);
+        earlier.inspect(|(_, given_up)| given_up.cancel()).is_some()
+    }
 }
 
 /// The one file that a shard has for what comes in.
@@ -191,13 +230,6 @@ impl Group {
         parts: impl Stream<Item = proto::InstallSnapshotRequest> + Send,
     ) -> Result<proto::InstallSnapshotResponse, Error> {
         let mut parts = std::pin::pin!(parts.map(|message| message.part));
-        let alone = Arc::clone(&self.parts.receiving).try_lock_owned();
-        let alone = alone.map_err(|_| self.refuse_snapshot("another one is coming in"))?;
-        let place = Place {
-            disk: Arc::clone(&self.parts.disk),
-            path: staging_path(&self.parts.staging, self.shard),
-            _alone: alone,
-        };
         let header = header_from_proto(self.next(&mut parts).await?, self.shard)?;
         let own = self.raft.server_metrics().borrow_watched().vote;
         let is_older = header.vote.partial_cmp(&own) == Some(std::cmp::Ordering::Less);
@@ -206,9 +238,23 @@ impl Group {
                 vote: Some(convert::vote_to_proto(&own)),
             });
         }
+        let begun = self.parts.reception.begin(header.vote).await;
+        let (alone, given_up) =
+            begun.ok_or_else(|| self.refuse_snapshot("another one is coming in"))?;
+        let place = Place {
+            disk: Arc::clone(&self.parts.disk),
+            path: staging_path(&self.parts.staging, self.shard),
+            _alone: alone,
+        };
         let leader = peer_of(header.vote.leader_id.node_id);
         info!(shard = %self.shard, %leader, snapshot = %header.meta, "taking a snapshot");
-        let staged = self.stage(place, &mut parts).await.inspect_err(
+        let staged = tokio::select! {
+            staged = self.stage(place, &mut parts) => staged,
+            () = given_up.cancelled() => {
+                Err(self.refuse_snapshot("a later leader sends another one"))
+            }
+        };
+        let staged = staged.inspect_err(
             |error| warn!(shard = %self.shard, %leader, %error, "a snapshot did not come whole"),
         )?;
         let snapshot = SnapshotOf::<Types, Snapshot> {
@@ -217,6 +263,7 @@ impl Group {
         };
         let answer = self.raft.install_full_snapshot(header.vote, snapshot).await;
         let answer = answer.map_err(|_| Error::Stopped { shard: self.shard })?;
+        self.parts.heard.notify_one();
         Ok(proto::InstallSnapshotResponse {
             vote: Some(convert::vote_to_proto(&answer.vote)),
         })

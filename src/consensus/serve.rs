@@ -4,13 +4,13 @@
 
 use futures::{Stream, StreamExt};
 use openraft::async_runtime::WatchReceiver;
-use openraft::raft::TransferLeaderRequest;
+use openraft::raft::{StreamAppendError, StreamAppendResult, TransferLeaderRequest};
 use tokio::time::Instant;
 use tracing::warn;
 
 use super::group::Group;
 use super::invite::{ADMISSION_TIMEOUT, Answer, answer_to_proto, speaks_for_itself};
-use super::types::{LogId, Vote};
+use super::types::{LogId, Types, Vote};
 use super::{Admission, Error, convert};
 use crate::env::disk::Level;
 use crate::proto::peer::v1 as proto;
@@ -61,12 +61,23 @@ impl Group {
                 std::future::ready(request.is_ok())
             })
             .filter_map(|request| std::future::ready(request.ok()));
+        let group = self.clone();
         self.raft
             .stream_append(requests)
             .map(move |answer| match answer {
-                Ok(result) => Ok(convert::stored_to_proto(&result)),
+                Ok(result) => {
+                    group.hear(&result);
+                    Ok(convert::stored_to_proto(&result))
+                }
                 Err(_) => Err(Error::Stopped { shard }),
             })
+    }
+
+    /// Takes note that a leader was heard, unless it is refused as an earlier one.
+    fn hear(&self, result: &StreamAppendResult<Types>) {
+        if !matches!(result, Err(StreamAppendError::HigherVote(_))) {
+            self.parts.heard.notify_one();
+        }
     }
 
     /// One append outside the stream: a heartbeat.
@@ -90,9 +101,10 @@ impl Group {
         if response.is_conflict() && previous.is_none() {
             return Err(Error::Malformed { field: "previous" });
         }
-        let answer = convert::stored_to_proto(&response.into_stream_result(previous, last));
+        let result = response.into_stream_result(previous, last);
+        self.hear(&result);
         Ok(proto::HeartbeatResponse {
-            append: Some(answer),
+            append: Some(convert::stored_to_proto(&result)),
         })
     }
 

@@ -1,6 +1,6 @@
 //! What a replica knows of its group: who leads, who is in it, how far each is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
@@ -10,7 +10,8 @@ use tracing::info;
 use super::group::Group;
 use super::quorum::Quorum;
 use super::types::peer_of;
-use crate::types::{LogIndex, PeerId, Term};
+use crate::link::LinkMap;
+use crate::types::{LogIndex, LogPosition, PeerId, Term};
 
 /// Who leads, as this replica knows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -110,6 +111,42 @@ impl Group {
         if applied.await.is_err() {
             std::future::pending::<()>().await;
         }
+    }
+
+    /// Waits until nothing more is to be heard of an entry of this leader: every replica has it, or one that has not is gone, or another replica leads.
+    pub async fn spread(&self, entry: LogPosition) {
+        let this = peer_of(self.node);
+        let mut progress = self.parts.progress.watch();
+        let mut links = self.parts.links.watch();
+        let mut leadership = self.parts.leadership.clone();
+        loop {
+            let leads = leadership.borrow_and_update().leader == Some(this);
+            if !leads || !self.is_awaited(entry, &links.borrow_and_update()) {
+                return;
+            }
+            let changed = tokio::select! {
+                changed = progress.changed() => changed,
+                changed = links.changed() => changed,
+                changed = leadership.changed() => changed,
+            };
+            if changed.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Whether all that lack an entry, of which there are some, may still store it.
+    fn is_awaited(&self, entry: LogPosition, links: &LinkMap) -> bool {
+        let holders = self.holders(entry);
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        let nodes = metrics.membership_config.membership().nodes();
+        let replicas: BTreeSet<PeerId> = nodes.map(|(node, _)| peer_of(*node)).collect();
+        let mut lacking = replicas.iter().filter(|peer| !holders.contains(peer));
+        let Some(first) = lacking.next() else {
+            return false;
+        };
+        !links.is_gone(*first) && !lacking.any(|peer| links.is_gone(*peer))
     }
 
     fn stored_index(&self, node: u64) -> Option<LogIndex> {

@@ -16,7 +16,7 @@ use tonic::body::Body;
 use tower::{Service, ServiceExt};
 
 use super::fault::Lost;
-use super::{Peers, held, relay};
+use super::{Peers, held, is_refused, relay};
 use crate::types::PeerId;
 
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -71,7 +71,7 @@ impl Service<Request<Body>> for Channel {
         if matches!(self.way, Way::Link) {
             return Box::pin(async move { peers.deliver(to, request).await });
         }
-        let road = peers.road(to);
+        let road = peers.links.take_road(to);
         let (hop, rest) = road.split_first().unwrap_or((&to, &[]));
         relay::write(request.headers_mut(), rest);
         let hop = *hop;
@@ -108,8 +108,14 @@ impl Peers {
         faults.pass(hop).await?;
         let request = request.map(|body| held::wrap(body, hop, faults));
         let answer = channel.oneshot(request).await;
-        if answer.is_err() {
-            self.links.suspect(hop);
+        match &answer {
+            Ok(_) => self.links.connected(hop),
+            Err(error) => {
+                if is_refused(error) {
+                    self.links.unconnected(hop);
+                }
+                self.links.suspect(hop);
+            }
         }
         Ok(answer?)
     }

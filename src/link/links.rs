@@ -27,6 +27,12 @@ use crate::types::{PeerId, Term, Vertex};
 /// What others say is passed on at once, but not more often than this: many links change together when a peer dies. What this peer itself has found
 /// never waits; it is rare, as links that flap are damped.
 const NEWS_PAUSE: Duration = Duration::from_millis(20);
+/// When so many connections in a row could not be made, …
+const CONNECT_FAILURES_MAX: u32 = 2;
+/// … calls go through others, and one tries again after this. Longer than an attempt to connect may take.
+const CONNECT_PAUSE: Duration = Duration::from_secs(5);
+/// A link that works again is trusted with long streams after this: one that flaps would break them each time.
+const STRAIGHT_MIN: Duration = Duration::from_secs(1);
 /// Streams of one peer that wait to be heard; each takes the place of the one before.
 const INCOMING_MAX: usize = 4;
 
@@ -64,6 +70,38 @@ struct End {
     waiting: Mutex<Option<mpsc::Receiver<Beats>>>,
     /// Cancelled when the link goes silent or dies, and then another one.
     standing: Mutex<CancellationToken>,
+    outgoing: Mutex<Outgoing>,
+}
+
+/// Whether this peer's own connection to another one can be made. Heartbeats say nothing of that at the peer with the higher number: they come
+/// and go over the connection that the lower one made.
+#[derive(Default)]
+struct Outgoing {
+    /// Connections in a row that could not be made.
+    failures: u32,
+    /// Calls go another way. From then on one of them may try to connect.
+    barred: Option<Instant>,
+}
+
+impl Outgoing {
+    /// A call could not connect.
+    fn fail(&mut self, now: Instant) {
+        self.failures = self.failures.saturating_add(1);
+        if self.failures >= CONNECT_FAILURES_MAX {
+            self.barred = Some(now + CONNECT_PAUSE);
+        }
+    }
+
+    /// A call is about to be made: whether it is to go another way. After each pause one tries to connect, and the others go on as before.
+    fn bars(&mut self, now: Instant) -> bool {
+        match &mut self.barred {
+            Some(until) if *until <= now => {
+                *until = now + CONNECT_PAUSE;
+                false
+            }
+            barred => barred.is_some(),
+        }
+    }
 }
 
 impl Links {
@@ -77,6 +115,7 @@ impl Links {
                 incoming,
                 waiting: Mutex::new(Some(waiting)),
                 standing: Mutex::default(),
+                outgoing: Mutex::default(),
             };
             (peer, end)
         });
@@ -266,12 +305,61 @@ impl Links {
         }
     }
 
-    /// The peers that a call passes, the one that it is for last. Without any way there the link is tried, for what is known may be late.
+    /// The peers that a call would pass, the one that it is for last. Without any way there the link is tried, for what is known may be late.
     pub(super) fn road(&self, to: PeerId) -> Vec<PeerId> {
+        self.find_road(to, |outgoing| outgoing.barred.is_some())
+    }
+
+    /// As [`Self::road`], for a call that is made now.
+    pub(super) fn take_road(&self, to: PeerId) -> Vec<PeerId> {
+        self.find_road(to, |outgoing| outgoing.bars(Instant::now()))
+    }
+
+    fn find_road(&self, to: PeerId, bars: impl Fn(&mut Outgoing) -> bool) -> Vec<PeerId> {
         let map = self.now();
-        match map.state(to) {
-            LinkState::Up | LinkState::Unknown => vec![to],
-            LinkState::Silent | LinkState::Dead => map.route(to).unwrap_or_else(|| vec![to]),
+        let is_barred = || {
+            let end = self.inner.ends.get(&to);
+            end.is_some_and(|end| bars(&mut lock(&end.outgoing)))
+        };
+        let road = match map.state(to) {
+            LinkState::Silent | LinkState::Dead => map.route(to),
+            LinkState::Up | LinkState::Unknown if is_barred() => map.detour(to),
+            LinkState::Up | LinkState::Unknown => None,
+        };
+        road.unwrap_or_else(|| vec![to])
+    }
+
+    /// A call reached a peer over this one's own connection.
+    pub(super) fn connected(&self, peer: PeerId) {
+        if let Some(end) = self.inner.ends.get(&peer) {
+            *lock(&end.outgoing) = Outgoing::default();
+        }
+    }
+
+    /// A call could not connect to a peer.
+    pub(super) fn unconnected(&self, peer: PeerId) {
+        if let Some(end) = self.inner.ends.get(&peer) {
+            lock(&end.outgoing).fail(Instant::now());
+        }
+    }
+
+    /// Waits until a call that had to go round the link to a peer could go straight, and that has been so for some time. For ever, when the call
+    /// goes straight.
+    pub async fn straightened(&self, peer: PeerId) {
+        if self.road(peer).len() <= 1 {
+            return std::future::pending().await;
+        }
+        let mut map = self.watch();
+        loop {
+            let is_up = |map: &Arc<LinkMap>| map.state(peer) == LinkState::Up;
+            if map.wait_for(is_up).await.is_err() {
+                return std::future::pending().await;
+            }
+            let is_down = map.wait_for(|map| !is_up(map));
+            let has_lasted = tokio::time::timeout(STRAIGHT_MIN, is_down).await.is_err();
+            if has_lasted && self.road(peer).len() <= 1 {
+                return;
+            }
         }
     }
 
@@ -300,7 +388,11 @@ impl Links {
 
     fn turned(&self, peer: PeerId, before: LinkState, after: LinkState) {
         match after {
-            LinkState::Up => info!(%peer, "link is up"),
+            LinkState::Up => {
+                info!(%peer, "link is up");
+                // What could not be reached before it was there may be reached now.
+                self.connected(peer);
+            }
             LinkState::Unknown => debug!(%peer, "the connection of a link broke"),
             LinkState::Silent | LinkState::Dead => {
                 if before == LinkState::Up || before == LinkState::Unknown {

@@ -152,6 +152,15 @@ impl LinkMap {
         self.search((to, goal), |_| true)
     }
 
+    /// As [`route`](Self::route), but not over the link between this peer and that one.
+    pub(super) fn detour(&self, to: PeerId) -> Option<Vec<PeerId>> {
+        let mut rest = self.clone();
+        if let Some(heard) = rest.hears.get_mut(&self.this) {
+            Arc::make_mut(heard).remove(&to);
+        }
+        rest.route(to)
+    }
+
     /// The shortest way that passes only peers that `may_pass` says.
     fn search(
         &self,

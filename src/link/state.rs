@@ -243,7 +243,7 @@ impl State {
             let Some(own) = own.filter(|own| own.sequence < table.sequence) else {
                 return (false, false);
             };
-            own.sequence = table.sequence.saturating_add(1);
+            own.supersede(table.sequence);
             return (true, false);
         }
         let known = self.tables.get(&table.peer);
@@ -284,7 +284,7 @@ impl State {
         if !own.differs_from(&before) {
             return Effects::default();
         }
-        own.sequence = own.sequence.saturating_add(1);
+        own.supersede(own.sequence);
         Effects {
             map: Some(self.map()),
             is_own_changed: true,
@@ -346,7 +346,7 @@ impl State {
             && *own.hears != told
         {
             own.hears = Arc::new(told);
-            own.sequence = own.sequence.saturating_add(1);
+            own.supersede(own.sequence);
             is_own_changed = true;
         }
         let mut turned = Vec::new();

@@ -16,11 +16,14 @@ const TABLES_MAX: usize = 4096;
 /// One peer may lead every shard of the largest cube.
 const LEADS_MAX: usize = 4096;
 
+/// The greatest number of a table. One that a peer never comes to: they count milliseconds, or changes.
+pub(super) const SEQUENCE_MAX: u64 = u64::MAX - 1;
+
 /// What one peer says of itself: whom it hears, whether it stays, what it leads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Table {
     pub(super) peer: PeerId,
-    /// Grows with each change, and from each life of the peer to the next.
+    /// Grows with each change, and from each life of the peer to the next. At most [`SEQUENCE_MAX`].
     pub(super) sequence: u64,
     pub(super) hears: Arc<BTreeSet<PeerId>>,
     /// It is about to stop.
@@ -39,6 +42,11 @@ impl Table {
             is_leaving: false,
             leads: Arc::default(),
         }
+    }
+
+    /// Makes it the word that follows the one of this number.
+    pub(super) fn supersede(&mut self, sequence: u64) {
+        self.sequence = sequence.saturating_add(1).min(SEQUENCE_MAX);
     }
 
     /// Whether it says anything else than an earlier one of the same peer.
@@ -88,6 +96,10 @@ pub(super) fn decode(bytes: Bytes) -> Option<Vec<Table>> {
         return None;
     }
     let tables = all.tables.into_iter().map(|table| {
+        // No later word could ever take its place.
+        if table.sequence > SEQUENCE_MAX {
+            return None;
+        }
         Some(Table {
             peer: PeerId(u16::try_from(table.peer).ok()?),
             sequence: table.sequence,
@@ -137,7 +149,7 @@ mod tests {
     fn tables_are_read_as_they_were_written() {
         let tables = vec![
             table(0, 7, &[]),
-            table(3, u64::MAX, &[0, 7, 8]),
+            table(3, SEQUENCE_MAX, &[0, 7, 8]),
             table(4095, 1, &[4094]),
             Table {
                 is_leaving: true,
@@ -158,6 +170,14 @@ mod tests {
             }],
         };
         assert_eq!(decode(long.encode_to_vec().into()), None);
+        let last = proto::LinkTables {
+            tables: vec![proto::LinkTable {
+                peer: 3,
+                sequence: u64::MAX,
+                ..Default::default()
+            }],
+        };
+        assert_eq!(decode(last.encode_to_vec().into()), None);
         let far = proto::LinkTables {
             tables: vec![proto::LinkTable {
                 peer: 1 << 16,

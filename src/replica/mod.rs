@@ -235,24 +235,15 @@ impl Replica {
         Ok(())
     }
 
-    /// Waits until every replica has stored an entry, or the deadline; the answer says who has.
+    /// Waits until every replica has stored an entry, or one that has not is gone, or this replica cannot know because it leads no more; at the latest
+    /// until the deadline. The answer says who has stored it.
     pub async fn stored_by_all(&self, position: LogPosition, deadline: Instant) -> Vec<PeerId> {
         let Some(group) = self.group() else {
             return Vec::new();
         };
-        let mut progress = group.watch_progress();
-        loop {
-            let holders = group.holders(position);
-            let is_everywhere = holders.len() >= group.status().replicas.len();
-            if is_everywhere
-                || !matches!(
-                    tokio::time::timeout_at(deadline, progress.changed()).await,
-                    Ok(Ok(()))
-                )
-            {
-                return holders;
-            }
-        }
+        // The answer is the same either way: who has it now.
+        let _ = tokio::time::timeout_at(deadline, group.spread(position)).await;
+        group.holders(position)
     }
 
     /// Waits until the shard may be read at this consistency.

@@ -15,7 +15,7 @@ use tonic_types::StatusExt;
 use super::context::{Context, FORWARDED_BY, TRACE_PARENT};
 use super::forward::Failure;
 use super::layers::RELAY_FACT;
-use super::status::{self, reason};
+use super::status::{self, Fault, reason};
 use crate::link::{self, Peers};
 use crate::router::Leader;
 use crate::types::{PeerId, Term};
@@ -58,7 +58,7 @@ where
     let call = client.unary(request, PathAndQuery::from_static(path), codec);
     match tokio::time::timeout_at(context.deadline, call).await {
         Ok(Ok(answer)) => Ok(answer.into_inner()),
-        Ok(Err(status)) => Err(classify(status)),
+        Ok(Err(status)) => Err(classify_at(Some(this), status)),
         Err(_) => Err(Failure::Unknown),
     }
 }
@@ -78,6 +78,11 @@ pub fn classify_part(part: StreamError) -> Failure {
 
 /// What the error of a forwarded call means.
 pub fn classify(status: Status) -> Failure {
+    classify_at(None, status)
+}
+
+/// What it means to the peer that forwarded the call.
+fn classify_at(this: Option<PeerId>, status: Status) -> Failure {
     match reason(&status) {
         Some(ErrorReason::NotLeader) => Failure::NotLeader(hint(&status)),
         Some(ErrorReason::OutcomeUnknown) => Failure::Unknown,
@@ -85,6 +90,8 @@ pub fn classify(status: Status) -> Failure {
         Some(ErrorReason::NoQuorum) => Failure::NoQuorum(status),
         // A peer on the road says that it could not pass the call on.
         Some(ErrorReason::PeerUnreachable) if has_fact(&status, RELAY_FACT) => Failure::Unreached,
+        // This peer has begun anew, and that one has not heard of it yet: nothing is wrong with the call.
+        Some(ErrorReason::NotAPeer) => Failure::Elsewhere(not_let_in(this, &status)),
         Some(
             ErrorReason::NoLeader
             | ErrorReason::Starting
@@ -100,6 +107,17 @@ pub fn classify(status: Status) -> Failure {
             // the request may have arrived.
             _ => Failure::Unknown,
         },
+    }
+}
+
+/// What the caller is told, who was not refused himself.
+fn not_let_in(this: Option<PeerId>, refused: &Status) -> Status {
+    let why = refused.message();
+    let text = format!("the others do not let the peer that was asked take part yet: {why}");
+    let fault = Fault::new(ErrorReason::Starting, text);
+    match this {
+        Some(this) => fault.with("peer", this).into_status(),
+        None => fault.into_status(),
     }
 }
 
@@ -122,7 +140,6 @@ fn hint(status: &Status) -> Option<Leader> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rpc::status::Fault;
 
     #[test]
     fn hint_of_a_peer_is_read_back() {
@@ -178,6 +195,16 @@ mod tests {
         let said_by_a_relay = fault.clone().with(RELAY_FACT, 2).into_status();
         assert!(matches!(classify(said_by_a_relay), Failure::Unreached));
         assert!(matches!(classify(fault.into_status()), Failure::Final(_)));
+    }
+
+    #[test]
+    fn peer_that_is_not_let_in_yet_asks_again() {
+        let refused = Fault::new(ErrorReason::NotAPeer, "peer 5 is forgetful").into_status();
+        let Failure::Elsewhere(status) = classify(refused) else {
+            panic!("nobody is asked again");
+        };
+        assert_eq!(reason(&status), Some(ErrorReason::Starting));
+        assert_eq!(status.code(), Code::Unavailable);
     }
 
     #[test]

@@ -130,6 +130,60 @@ async fn one_survivor_stands_when_the_leader_is_gone() {
     cluster.stop().await;
 }
 
+/// Leadership does not go back within the time of a test.
+const NO_RETURN: Pace = Pace {
+    return_after: Duration::from_secs(100),
+    ..SAME_VOTERS
+};
+
+/// What a replica has heard of the leader since its start is worth as much as what one that was never down knows.
+#[tokio::test(flavor = "multi_thread")]
+async fn replica_that_has_just_returned_stands_when_the_leader_it_heard_is_gone() {
+    let mut cluster = Cluster::start_with(NO_RETURN).await;
+    cluster.propose(create()).await;
+    cluster.kill(1).await;
+    cluster.publish(3).await;
+    cluster.revive(1).await;
+    let last = cluster.publish(3).await;
+    for number in PEERS {
+        cluster.applied(number, last).await;
+    }
+    cluster.kill(0).await;
+    // Of equals the first replica.
+    assert_eq!(cluster.led_by_somebody().await, 1);
+    cluster.publish_anywhere().await;
+    cluster.stop().await;
+}
+
+/// The leader that is written down may be about to come back, as after a restart of all.
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_that_have_heard_nobody_since_their_start_wait_for_the_leader() {
+    let mut cluster = Cluster::start_with(NO_RETURN).await;
+    cluster.propose(create()).await;
+    let last = cluster.publish(3).await;
+    for number in PEERS {
+        cluster.applied(number, last).await;
+    }
+    let before = cluster.group(1).status().term;
+    for number in PEERS {
+        cluster.down(number).await;
+    }
+    for number in [1, 2, 4] {
+        cluster.up(number).await;
+        cluster.tell(number, 0, LinkState::Dead);
+    }
+    // Both are asked and answer: the links of both say so.
+    for number in [1, 2] {
+        let standing = cluster.group(number).standing().await.unwrap();
+        assert_eq!(standing.view, super::super::standing::View::Headless);
+    }
+    cluster.up(0).await;
+    cluster.tell_all(0, LinkState::Up);
+    cluster.led_by(0).await;
+    assert_eq!(cluster.group(1).status().term, Term(before.0 + 1));
+    cluster.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn survivor_with_the_longest_log_leads() {
     let mut cluster = Cluster::start_with(SAME_VOTERS).await;

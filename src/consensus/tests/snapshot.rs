@@ -88,6 +88,59 @@ fn parts(cluster: &Cluster) -> Vec<proto::InstallSnapshotRequest> {
         .collect()
 }
 
+/// The first part of a snapshot of the leader that was elected so many terms later.
+fn header(parts: &[proto::InstallSnapshotRequest], later: u64) -> proto::InstallSnapshotRequest {
+    let Some(Part::Header(mut header)) = parts[0].part.clone() else {
+        panic!("the first part is no header");
+    };
+    header.leader.as_mut().unwrap().term += later;
+    proto::InstallSnapshotRequest {
+        part: Some(Part::Header(header)),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn later_leader_does_not_wait_for_the_snapshot_of_an_earlier_one() {
+    let mut cluster = Cluster::start().await;
+    cluster.propose(create()).await;
+    let first = cluster.publish(5).await;
+    cluster.applied(2, first).await;
+    let digest = cluster.digest(2);
+    cluster.down(2).await;
+    cluster.publish(300).await;
+    cluster.peer(0).store.checkpoint().unwrap();
+    let mut whole = parts(&cluster);
+    for number in [0, 1, 4] {
+        cluster.down(number).await;
+    }
+    cluster.up(2).await;
+    let group = cluster.group(2);
+    // One stalls after it has begun.
+    let begun = [header(&whole, 0), whole[1].clone()];
+    let stalled = stream::iter(begun).chain(stream::pending());
+    let mut stalled = Box::pin(group.install_snapshot(stalled));
+    let staging = cluster.peer(2).folder.join("staging");
+    let is_coming = || std::fs::read_dir(&staging).unwrap().count() == 1;
+    tokio::select! {
+        ended = &mut stalled => panic!("{ended:?}"),
+        () = until("it comes in", is_coming) => {}
+    }
+    let same = group.install_snapshot(stream::iter(whole.clone())).await;
+    assert!(matches!(same, Err(Error::Snapshot { .. })), "{same:?}");
+    whole[0] = header(&whole, 1);
+    let begun = Instant::now();
+    let taken = group.install_snapshot(stream::iter(whole));
+    let (given_up, taken) = tokio::join!(stalled, taken);
+    assert!(
+        matches!(given_up, Err(Error::Snapshot { .. })),
+        "{given_up:?}"
+    );
+    assert!(taken.unwrap().vote.is_some());
+    assert!(begun.elapsed() < super::super::receive::STALL_MAX / 2);
+    assert_ne!(cluster.digest(2), digest);
+    cluster.stop().await;
+}
+
 // REQ G7
 #[tokio::test(flavor = "multi_thread")]
 async fn snapshot_that_is_not_whole_changes_nothing() {

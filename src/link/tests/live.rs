@@ -140,6 +140,14 @@ fn passed(metadata: &tonic::metadata::MetadataMap) -> String {
 }
 
 async fn three(folder: &std::path::Path) -> [Life; 3] {
+    three_with(folder, |_, _| ()).await
+}
+
+/// Three peers, after a change of the addresses that each knows.
+async fn three_with(
+    folder: &std::path::Path,
+    change: impl Fn(PeerId, &mut BTreeMap<PeerId, String>),
+) -> [Life; 3] {
     let mut listeners = Vec::new();
     let mut addresses = BTreeMap::new();
     for peer in PEERS {
@@ -151,6 +159,8 @@ async fn three(folder: &std::path::Path) -> [Life; 3] {
     let mut listeners = listeners.into_iter();
     let lives = PEERS.map(|peer| {
         let listener = listeners.next().unwrap();
+        let mut addresses = addresses.clone();
+        change(peer, &mut addresses);
         Life::begin(peer, listener, &addresses, folder)
     });
     for life in &lives {
@@ -341,9 +351,45 @@ async fn calls_and_streams_go_round_a_link_that_is_cut_one_way() {
     drop(round.sender);
     assert!(round.answers.message().await.unwrap().is_none());
     assert!(round.answers.trailers().await.unwrap().is_some());
-    a.peers.faults().clear(&[id]);
-    a.until_route(PeerId(2), &[PeerId(2)]).await;
+    // Who has a long stream that goes round is told when it could go straight.
+    let straightened = a.peers.links().straightened(PeerId(2));
+    let healed = async {
+        a.peers.faults().clear(&[id]);
+        a.until_route(PeerId(2), &[PeerId(2)]).await;
+    };
+    let both = async { tokio::join!(straightened, healed) };
+    tokio::time::timeout(PATIENCE, both).await.unwrap();
     assert_eq!(a.call(PeerId(2)).await.unwrap(), "");
+    let never = a.peers.links().straightened(PeerId(2));
+    assert!(futures::FutureExt::now_or_never(never).is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_go_round_a_connection_that_cannot_be_made() {
+    let folder = tempfile::tempdir().unwrap();
+    // Nobody listens where the last peer looks for the first, which looks at the right place, so that heartbeats come and go.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let nowhere = format!("http://{}", listener.local_addr().unwrap());
+    drop(listener);
+    let [_a, _b, c] = three_with(folder.path(), |peer, addresses| {
+        if peer == PeerId(2) {
+            addresses.insert(PeerId(0), nowhere.clone());
+        }
+    })
+    .await;
+    assert_eq!(c.peers.links().now().state(PeerId(0)), LinkState::Up);
+    // Two, unless heartbeats come so late on a busy machine that the link goes down and up meanwhile.
+    let mut refusals = 0;
+    let passed = loop {
+        match c.call(PeerId(0)).await {
+            Ok(passed) => break passed,
+            Err(refused) => assert!(crate::link::is_refused(&refused), "{refused:?}"),
+        }
+        refusals += 1;
+        assert!(refusals < 10, "calls still go straight");
+    };
+    assert_eq!(passed, "1");
+    assert_eq!(c.call(PeerId(1)).await.unwrap(), "");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -84,3 +84,37 @@ async fn replica_that_hands_over_is_a_follower_when_it_returns() {
         peer.stop().await;
     }
 }
+
+/// What a replica that is gone would store it stores when it is back; nobody has to wait for that.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_waits_for_a_replica_that_is_gone_to_store() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut peers = group(folder.path()).await;
+    for peer in &peers {
+        peer.led_by(0).await;
+    }
+    let standby = peers.pop().unwrap();
+    let leader = &peers[0].replica;
+    let created = leader.propose(create("news"), deadline()).await.unwrap();
+    let everywhere = leader.stored_by_all(created.position, deadline()).await;
+    assert_eq!(everywhere.len(), 4, "{everywhere:?}");
+    standby.stop().await;
+    let appended = leader.propose(append("news"), deadline()).await.unwrap();
+    // One call waits already when the replica is found gone, the other one comes later.
+    let end = deadline();
+    let waiting = leader.stored_by_all(appended.position, end);
+    let (holders, ()) = tokio::join!(waiting, async {
+        until("the others have it", || {
+            leader.group().unwrap().holders(appended.position).len() == 3
+        })
+        .await;
+        lose(&peers[0], &[4]);
+    });
+    assert_eq!(holders, [0, 1, 2].map(PeerId));
+    let holders = leader.stored_by_all(appended.position, end).await;
+    assert_eq!(holders, [0, 1, 2].map(PeerId));
+    assert!(Instant::now() < end, "nobody waited for the deadline");
+    for peer in peers {
+        peer.stop().await;
+    }
+}
