@@ -448,6 +448,7 @@ fn is_growing(command: &Command) -> bool {
         | Command::DeleteSubscriber { .. }
         | Command::Unsubscribe { .. }
         | Command::Acknowledge { .. }
+        | Command::AcknowledgeLife { .. }
         | Command::Seek { .. } => false,
     }
 }
