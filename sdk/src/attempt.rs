@@ -67,7 +67,7 @@ async fn call<A>(chosen: &Chosen, parcel: Parcel) -> error::Attempt<A>
 where
     A: prost::Message + Default + 'static,
 {
-    let mut request = tonic::Request::new(Encoded(parcel.request));
+    let mut request = tonic::Request::new(Encoded::new(parcel.request, Bytes::new()));
     request.set_timeout(parcel.timeout);
     if let Some(trace) = parcel.trace.and_then(|trace| trace.parse().ok()) {
         request.metadata_mut().insert("traceparent", trace);
@@ -84,13 +84,23 @@ where
         .await
 }
 
-/// A message that is encoded already.
+/// A message that is encoded already, in one or two pieces: a run of messages is not copied to have a head before it.
 #[derive(Debug, Default, Clone)]
-pub(crate) struct Encoded(pub(crate) Bytes);
+pub(crate) struct Encoded {
+    head: Bytes,
+    run: Bytes,
+}
+
+impl Encoded {
+    pub(crate) fn new(head: Bytes, run: Bytes) -> Self {
+        Self { head, run }
+    }
+}
 
 impl prost::Message for Encoded {
     fn encode_raw(&self, buffer: &mut impl BufMut) {
-        buffer.put_slice(&self.0);
+        buffer.put_slice(&self.head);
+        buffer.put_slice(&self.run);
     }
 
     fn merge_field(
@@ -104,10 +114,10 @@ impl prost::Message for Encoded {
     }
 
     fn encoded_len(&self) -> usize {
-        self.0.len()
+        self.head.len().saturating_add(self.run.len())
     }
 
     fn clear(&mut self) {
-        self.0.clear();
+        *self = Self::default();
     }
 }

@@ -6,10 +6,11 @@
 use bytes::{Bytes, BytesMut};
 use prost::Message as _;
 
-use crate::bundle::{Bundle, MESSAGES_MAX, Packing, Shape};
+use crate::bundle::{Bundle, MESSAGES_MAX, Packing};
 use crate::message::Run;
 use crate::producer::ProducerOptions;
 use crate::proto::v1;
+use crate::receipt::Shape;
 
 /// A block that says to hold more is not opened: what a peer sends must not take all memory.
 const BYTES_MAX: u32 = 4 << 20;
@@ -25,11 +26,15 @@ pub enum Compression {
 }
 
 /// What is sent of a bundle. Compressed once, however often it is sent.
-pub(crate) fn packed<'a>(options: &ProducerOptions, bundle: &'a mut Bundle) -> &'a Run {
+pub(crate) fn packed<'a>(
+    options: &ProducerOptions,
+    message_bytes_max: usize,
+    bundle: &'a mut Bundle,
+) -> &'a Run {
     if let Packing::Unknown = bundle.packing {
         bundle.packing = match options
             .compression
-            .and_then(|how| compress(how, &bundle.run))
+            .and_then(|how| compress(how, message_bytes_max, &bundle.run))
         {
             Some(block) => Packing::Block(block),
             None => Packing::Plain,
@@ -49,8 +54,8 @@ pub(crate) fn shape(bundle: &Bundle) -> Shape {
     }
 }
 
-/// A run as one block. `None`: that would not be smaller.
-fn compress(how: Compression, run: &Run) -> Option<Run> {
+/// A run as one block, which is a message. `None`: that would not be smaller, or larger than peers take.
+fn compress(how: Compression, message_bytes_max: usize, run: &Run) -> Option<Run> {
     let Compression::Lz4 = how;
     let bytes = u32::try_from(run.bytes.len())
         .ok()
@@ -64,6 +69,9 @@ fn compress(how: Compression, run: &Run) -> Option<Run> {
         }),
         ..v1::Message::default()
     };
+    if message.encoded_len() > message_bytes_max {
+        return None;
+    }
     let mut block = BytesMut::with_capacity(message.encoded_len() + 8);
     prost::encoding::message::encode(MESSAGES_FIELD, &message, &mut block);
     (block.len() < run.bytes.len()).then(|| Run {
@@ -117,7 +125,7 @@ mod tests {
     use super::*;
 
     fn block(run: &Run) -> v1::Message {
-        let block = compress(Compression::Lz4, run).unwrap();
+        let block = compress(Compression::Lz4, usize::MAX, run).unwrap();
         assert_eq!(block.count, 1);
         let batch = v1::MessageBatch::decode(block.bytes).unwrap();
         batch.messages.into_iter().next().unwrap()
@@ -151,8 +159,16 @@ mod tests {
     }
 
     #[test]
+    fn block_is_no_larger_than_a_message_may_be() {
+        let run = Run::new(vec![vec![7_u8; 100]; 10]);
+        let bytes = block(&run).encoded_len();
+        assert!(compress(Compression::Lz4, bytes, &run).is_some());
+        assert!(compress(Compression::Lz4, bytes - 1, &run).is_none());
+    }
+
+    #[test]
     fn what_would_not_get_smaller_stays_as_it_is() {
-        assert!(compress(Compression::Lz4, &Run::new(["a"])).is_none());
+        assert!(compress(Compression::Lz4, usize::MAX, &Run::new(["a"])).is_none());
     }
 
     #[test]

@@ -3,46 +3,23 @@
 //! It never sends: `pipeline` does. Begin with [`Queue::push`].
 
 use std::collections::VecDeque;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use futures::FutureExt;
-use futures::future::Shared;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
 
-use crate::address::Address;
-use crate::error::{Error, Failure};
+use crate::error::Error;
 use crate::message::{self, Message, Published, Run};
+use crate::moment;
+use crate::receipt::{Answered, Part, Parts, Receipt, Shape};
 
 /// The call, as errors name it.
 pub(crate) const METHOD: &str = "PublishStream";
 /// Messages of one bundle: the peers' default limit for one request.
 pub(crate) const MESSAGES_MAX: u32 = 10_000;
-
-/// What became of a part of a bundle.
-#[derive(Debug, Clone)]
-struct Part {
-    /// The first message that it is about, counted in the bundle.
-    first: u32,
-    /// How many messages have one offset together: all, when they went as one block.
-    shape: Shape,
-    outcome: Result<Arc<Published>, Error>,
-}
-
-/// How messages lie in the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Shape {
-    /// Each at an offset of its own.
-    Dense,
-    /// All at one offset.
-    Block,
-}
-
-type Parts = Arc<Vec<Part>>;
 
 /// Messages that go together.
 #[derive(Debug)]
@@ -147,7 +124,9 @@ impl Bundle {
 pub(crate) struct Queue {
     open: Option<Open>,
     sealed: VecDeque<Bundle>,
-    last: Option<Shared<oneshot::Receiver<Parts>>>,
+    last: Option<Answered>,
+    /// Bytes of the bundle before: the next one is likely to have as many.
+    bytes_expected: usize,
 }
 
 /// A bundle that takes more messages.
@@ -159,7 +138,60 @@ struct Open {
     /// What its messages have taken of the room.
     held: usize,
     answer: oneshot::Sender<Parts>,
-    answered: Shared<oneshot::Receiver<Parts>>,
+    answered: Answered,
+}
+
+impl Open {
+    fn new() -> Self {
+        let (answer, answered) = oneshot::channel();
+        Self {
+            bytes: BytesMut::new(),
+            count: 0,
+            begun: Instant::now(),
+            held: 0,
+            answer,
+            answered: answered.shared(),
+        }
+    }
+
+    /// Counts messages. Gives the place of the first.
+    fn add(&mut self, count: u32, held: usize) -> u32 {
+        let first = self.count;
+        self.count = self.count.saturating_add(count);
+        self.held = self.held.saturating_add(held);
+        first
+    }
+}
+
+/// Messages that were encoded before they had a place in the queue.
+#[derive(Debug, Default)]
+pub(crate) struct Chunk {
+    bytes: BytesMut,
+    pub(crate) count: u32,
+    /// What they take of the room.
+    pub(crate) held: usize,
+}
+
+impl Chunk {
+    /// One more message would be too much for a bundle of so many bytes.
+    pub(crate) fn is_full_for(&self, held: usize, bytes_max: usize) -> bool {
+        self.count > 0 && (self.count >= MESSAGES_MAX || self.held.saturating_add(held) > bytes_max)
+    }
+
+    /// Adds a message of so many bytes, which takes `held` of the room. `expected`: bytes of all that will be added, as far as is known.
+    pub(crate) fn add(
+        &mut self,
+        message: &Message,
+        (bytes, held): (usize, usize),
+        expected: usize,
+    ) {
+        if self.count == 0 {
+            self.bytes.reserve(expected);
+        }
+        message.encode_into(bytes, &mut self.bytes);
+        self.count = self.count.saturating_add(1);
+        self.held = self.held.saturating_add(held);
+    }
 }
 
 /// What a queue has for whoever sends.
@@ -184,52 +216,85 @@ pub(crate) struct Measure {
 }
 
 impl Queue {
-    /// Adds a message that has taken `held` bytes of the room. Tells whether whoever sends has to look.
+    /// Adds a message of so many bytes that has taken `held` of the room. Tells whether whoever sends has to look.
     pub(crate) fn push(
         &mut self,
         message: &Message,
-        held: usize,
+        (bytes, held): (usize, usize),
         measure: Measure,
         room: &Arc<Semaphore>,
     ) -> (Receipt, IsNews) {
-        let (was_open, sealed) = (self.open.is_some(), self.sealed.len());
+        let before = self.sight();
+        let expected = self.bytes_expected;
+        let open = self.open_for((held, 1), measure, room);
+        if open.count == 0 {
+            open.bytes.reserve(expected);
+        }
+        message.encode_into(bytes, &mut open.bytes);
+        let index = open.add(1, held);
+        let receipt = Receipt::coming(open.answered.clone(), index, measure.deadline);
+        self.seal_full(measure, room);
+        (receipt, self.is_news(before))
+    }
+
+    /// Adds messages that have taken their room. Gives where they are answered, and the place of the first there.
+    pub(crate) fn push_chunk(
+        &mut self,
+        chunk: Chunk,
+        measure: Measure,
+        room: &Arc<Semaphore>,
+    ) -> (Answered, u32, IsNews) {
+        let before = self.sight();
+        let open = self.open_for((chunk.held, chunk.count), measure, room);
+        if open.count == 0 {
+            open.bytes = chunk.bytes;
+        } else {
+            open.bytes.extend_from_slice(&chunk.bytes);
+        }
+        let first = open.add(chunk.count, chunk.held);
+        let answered = open.answered.clone();
+        self.seal_full(measure, room);
+        (answered, first, self.is_news(before))
+    }
+
+    /// The bundle that takes so many bytes and messages more.
+    fn open_for(
+        &mut self,
+        (bytes, count): (usize, u32),
+        measure: Measure,
+        room: &Arc<Semaphore>,
+    ) -> &mut Open {
         let is_full = self.open.as_ref().is_some_and(|open| {
-            open.bytes.len().saturating_add(held) > measure.bytes_max || open.count >= MESSAGES_MAX
+            open.bytes.len().saturating_add(bytes) > measure.bytes_max
+                || open.count.saturating_add(count) > MESSAGES_MAX
         });
         if is_full {
             self.seal(measure, room);
         }
-        let open = self.open.get_or_insert_with(|| {
-            let (answer, answered) = oneshot::channel();
-            Open {
-                bytes: BytesMut::new(),
-                count: 0,
-                begun: Instant::now(),
-                held: 0,
-                answer,
-                answered: answered.shared(),
-            }
-        });
-        message.encode_into(&mut open.bytes);
-        let index = open.count;
-        open.count = open.count.saturating_add(1);
-        open.held = open.held.saturating_add(held);
-        let receipt = Receipt {
-            answered: open.answered.clone(),
-            index,
-            deadline: measure.deadline,
-        };
-        if open.bytes.len() >= measure.bytes_max {
+        self.open.get_or_insert_with(Open::new)
+    }
+
+    fn seal_full(&mut self, measure: Measure, room: &Arc<Semaphore>) {
+        let is_full = |open: &Open| open.bytes.len() >= measure.bytes_max;
+        if self.open.as_ref().is_some_and(is_full) {
             self.seal(measure, room);
         }
-        let is_news = !was_open || self.sealed.len() > sealed;
-        (receipt, IsNews(is_news))
+    }
+
+    /// What whoever sends has seen: whether a bundle is open, and how many are sealed.
+    fn sight(&self) -> (bool, usize) {
+        (self.open.is_some(), self.sealed.len())
+    }
+
+    fn is_news(&self, (was_open, sealed): (bool, usize)) -> IsNews {
+        IsNews(!was_open || self.sealed.len() > sealed)
     }
 
     /// Nothing is added to the bundle that is open.
     pub(crate) fn seal(&mut self, measure: Measure, room: &Arc<Semaphore>) {
         let Some(open) = self.open.take() else { return };
         self.last = Some(open.answered);
+        self.bytes_expected = open.bytes.len();
         let state = GroupState {
             left: open.count,
             parts: Vec::new(),
@@ -240,7 +305,7 @@ impl Queue {
                 count: open.count,
                 bytes: open.bytes.freeze(),
             },
-            ends: Instant::now() + measure.deadline,
+            ends: moment::after(Instant::now(), measure.deadline),
             trip: Trip::Here,
             packing: Packing::Unknown,
             first: 0,
@@ -257,7 +322,7 @@ impl Queue {
         if self.sealed.is_empty()
             && let Some(open) = &self.open
         {
-            let due = open.begun + measure.linger;
+            let due = moment::after(open.begun, measure.linger);
             if due > Instant::now() {
                 return Next::At(due);
             }
@@ -274,77 +339,6 @@ impl Queue {
                 let _answered = last.await;
             }
         }
-    }
-}
-
-/// What becomes of a message that was given to a producer: a future. It need not be awaited.
-#[derive(Debug, Clone)]
-#[must_use = "only the receipt tells whether the message is in the log"]
-pub struct Receipt {
-    answered: Shared<oneshot::Receiver<Parts>>,
-    index: u32,
-    deadline: Duration,
-}
-
-impl Future for Receipt {
-    type Output = Result<Appended, Error>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let (index, deadline) = (self.index, self.deadline);
-        let answered = Pin::new(&mut self.answered).poll(context);
-        answered.map(|parts| match parts {
-            Ok(parts) => appended(&parts, index),
-            Err(_) => Err(abandoned(deadline)),
-        })
-    }
-}
-
-fn appended(parts: &Parts, index: u32) -> Result<Appended, Error> {
-    let part = parts.iter().rev().find(|part| part.first <= index);
-    let part = part.ok_or(Error::Answer { field: "result" })?;
-    let publish = part.outcome.clone()?;
-    let place = index.saturating_sub(part.first);
-    let (skip, index) = match part.shape {
-        Shape::Dense => (u64::from(place), 0),
-        Shape::Block => (0, place),
-    };
-    Ok(Appended {
-        offset: publish.first_offset.saturating_add(skip),
-        index,
-        publish,
-    })
-}
-
-/// The producer was dropped before it had an answer.
-fn abandoned(deadline: Duration) -> Error {
-    Error::OutcomeUnknown {
-        method: METHOD,
-        last: Box::new(Failure::no_answer(Address::unknown(), deadline)),
-    }
-}
-
-/// Where a message of a producer is in the log.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Appended {
-    /// Its offset.
-    pub offset: u64,
-    /// Its place among the messages of this offset: 0, unless it was compressed together with others.
-    pub index: u32,
-    /// The publish that it was part of.
-    pub publish: Arc<Published>,
-}
-
-impl Appended {
-    /// When the leader took it.
-    ///
-    /// ```no_run
-    /// # fn run(appended: cubecast_sdk::Appended) {
-    /// println!("{} at {:?}", appended.offset, appended.append_time());
-    /// # }
-    /// ```
-    pub fn append_time(&self) -> SystemTime {
-        self.publish.append_time
     }
 }
 
@@ -379,7 +373,7 @@ mod tests {
         let message = Message::new(vec![7; 40]);
         let mut receipts = Vec::new();
         for _ in 0..3 {
-            receipts.push(queue.push(&message, 44, MEASURE, &room).0);
+            receipts.push(queue.push(&message, (42, 44), MEASURE, &room).0);
         }
         let first = ready(&mut queue, &room);
         assert_eq!(first.run.count, 2);
@@ -402,7 +396,7 @@ mod tests {
     async fn message_that_is_wrong_fails_alone() {
         let (mut queue, room) = (Queue::default(), Arc::new(Semaphore::new(0)));
         let receipts: Vec<_> = (0..3)
-            .map(|_| queue.push(&Message::new("a"), 5, MEASURE, &room).0)
+            .map(|_| queue.push(&Message::new("a"), (3, 5), MEASURE, &room).0)
             .collect();
         queue.seal(MEASURE, &room);
         let mut parts = ready(&mut queue, &room).split();
@@ -420,9 +414,34 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn chunks_are_bundles_and_what_is_left_takes_more() {
+        let (mut queue, room) = (Queue::default(), Arc::new(Semaphore::new(0)));
+        let message = Message::new(vec![7; 40]);
+        let mut places = Vec::new();
+        for count in [1, 1, 2] {
+            let mut chunk = Chunk::default();
+            for _ in 0..count {
+                assert!(!chunk.is_full_for(44, MEASURE.bytes_max));
+                chunk.add(&message, (42, 44), 88);
+            }
+            let (_, first, _) = queue.push_chunk(chunk, MEASURE, &room);
+            places.push(first);
+        }
+        assert_eq!(places, [0, 1, 0]);
+        queue.seal(MEASURE, &room);
+        for first_offset in [0, 2] {
+            let bundle = ready(&mut queue, &room);
+            assert_eq!(bundle.run.count, 2);
+            assert_eq!(message::frames(&bundle.run.bytes).len(), 2);
+            bundle.resolve(Shape::Dense, Ok(published(first_offset)));
+        }
+        assert_eq!(room.available_permits(), 4 * 44);
+    }
+
+    #[tokio::test]
     async fn dropped_producer_leaves_the_outcome_unknown() {
         let (mut queue, room) = (Queue::default(), Arc::new(Semaphore::new(0)));
-        let (receipt, _) = queue.push(&Message::new("a"), 5, MEASURE, &room);
+        let (receipt, _) = queue.push(&Message::new("a"), (3, 5), MEASURE, &room);
         drop(queue);
         assert!(matches!(receipt.await, Err(Error::OutcomeUnknown { .. })));
     }

@@ -3,6 +3,7 @@
 //! The other modules add methods to [`Client`], one module per kind of task. It never looks into a request or an answer: `call` does
 //! the rest. Begin with [`Client::connect`].
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -62,8 +63,10 @@ impl Default for Options {
             answer_bytes_max: 64 << 20,
             channel: ChannelOptions {
                 connect_timeout: Duration::from_secs(1),
-                keep_alive_interval: Duration::from_secs(2),
-                keep_alive_timeout: Duration::from_secs(2),
+                // Peers count 800 ms without a word as silence and elect another leader; who waits much longer than that waits for nobody. It costs
+                // one frame of 17 bytes each way and second.
+                keep_alive_interval: Duration::from_secs(1),
+                keep_alive_timeout: Duration::from_secs(1),
             },
             // A peer that is started again, and the election after that, take less.
             no_quorum_patience: Duration::from_secs(5),
@@ -149,7 +152,7 @@ impl Builder {
         self
     }
 
-    /// How often a connection is asked for a sign of life (default 2 s), and how long that may take (default 2 s).
+    /// How often a connection is asked for a sign of life (default 1 s), and how long that may take (default 1 s).
     pub fn keep_alive(mut self, interval: Duration, timeout: Duration) -> Self {
         self.options.channel.keep_alive_interval = interval;
         self.options.channel.keep_alive_timeout = timeout;
@@ -175,6 +178,7 @@ impl Builder {
                 discovery: Mutex::default(),
                 budget: Budget::default(),
                 probes: Mutex::default(),
+                message_bytes_max: AtomicU64::new(0),
             }),
         })
     }
@@ -217,6 +221,25 @@ pub(crate) struct Shared {
     pub(crate) budget: Budget,
     /// One for each peer that does not answer. They end with the client.
     pub(crate) probes: Mutex<JoinSet<()>>,
+    /// The most that any peer said to take. 0: none has said so.
+    message_bytes_max: AtomicU64,
+}
+
+impl Shared {
+    /// Takes note of what a peer accepts.
+    pub(crate) fn learn_limits(&self, status: &v1::GetNodeStatusResponse) {
+        let limits = status.limits.as_ref();
+        let bytes = limits.map_or(0, |limits| limits.message_bytes_max);
+        self.message_bytes_max.fetch_max(bytes, Ordering::Relaxed);
+    }
+
+    /// No peer takes a message of more bytes, as far as is known.
+    pub(crate) fn message_bytes_max(&self) -> usize {
+        match self.message_bytes_max.load(Ordering::Relaxed) {
+            0 => usize::MAX,
+            bytes => usize::try_from(bytes).unwrap_or(usize::MAX),
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -400,6 +423,7 @@ async fn ask(shared: &Arc<Shared>, address: &Address) -> Result<PeerKey, Error> 
     let status: v1::GetNodeStatusResponse = course::run(shared, call, bytes::Bytes::new())
         .await?
         .message;
+    shared.learn_limits(&status);
     for vertex in status.vertices.iter().chain([&status.vertex]) {
         shared.peers.settle(vertex, key, true);
     }

@@ -233,6 +233,11 @@ impl Peers {
             .any(|key| !tried.contains(&key) && state.is_up(key))
     }
 
+    /// The peer answered the last probe, or needed none.
+    pub(crate) fn is_up(&self, key: PeerKey) -> bool {
+        self.lock().is_up(key)
+    }
+
     /// A peer answered, so it is up.
     pub(crate) fn mark_up(&self, key: PeerKey) {
         let mut state = self.lock();

@@ -17,7 +17,8 @@ use crate::call::{Call, Target};
 use crate::client::Shared;
 use crate::connect::{Chosen, PeerKey};
 use crate::error::{Code, Error, Failure, Fate};
-use crate::hedge::ATTEMPTS_MAX;
+use crate::hedge::{ATTEMPTS_MAX, Hedge};
+use crate::moment;
 use crate::retry::{self, Majority, Place, Repeat, Verdict};
 
 /// How often a call follows the word of a peer that another leads, without a pause.
@@ -132,7 +133,7 @@ impl<'a> Course<'a> {
             shared,
             call,
             deadline,
-            ends: Instant::now() + deadline,
+            ends: moment::after(Instant::now(), deadline),
             looked_at: Instant::now(),
             trace: trace.into(),
             attempts: 0,
@@ -232,7 +233,9 @@ impl<'a> Course<'a> {
                 self.shared.suspect(*slow);
             }
         }
-        self.shared.peers.has_other(&self.tried) && self.shared.budget.spend()
+        self.call.hedge != Hedge::Watch
+            && self.shared.peers.has_other(&self.tried)
+            && self.shared.budget.spend()
     }
 
     /// An attempt succeeded. Peers that were asked before and have not answered are looked after.
@@ -275,7 +278,7 @@ impl<'a> Course<'a> {
         if is_lost || pause >= self.remaining() {
             return self.end_with(failure);
         }
-        self.again_at = Some(Instant::now() + pause);
+        self.again_at = Some(moment::after(Instant::now(), pause));
         Ok(Next::Wait)
     }
 
@@ -313,7 +316,7 @@ impl<'a> Course<'a> {
             return Duration::ZERO;
         }
         let has_other = self.call.target == Target::Any && self.shared.peers.has_other(&self.tried);
-        if *place != Place::Any && has_other && failure.retry_after.is_none() {
+        if has_other && retry::is_at_once(place, failure) {
             return Duration::ZERO;
         }
         if !has_other {

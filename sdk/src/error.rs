@@ -62,6 +62,27 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
+    /// A message in a topic cannot be read by this SDK: it is damaged, or not made by anything that keeps to the protocol.
+    #[error("message {offset} of topic {topic} cannot be read: {problem}")]
+    Undecodable {
+        /// The topic.
+        topic: String,
+        /// Its offset. A stream goes on behind it.
+        offset: u64,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A message has neither a key nor a payload. It was not sent.
+    #[error("a message has a key or a payload")]
+    MessageEmpty,
+    /// A message is larger than the peers take. It was not sent.
+    #[error("a message has at most {limit} bytes, this one has {bytes}")]
+    MessageTooLarge {
+        /// Its bytes, with key and headers.
+        bytes: usize,
+        /// The peers' limit.
+        limit: usize,
+    },
     /// An answer lacks what it must have: the peer is not a cubecast peer, or of another version.
     #[error("the answer has no {field}")]
     Answer {
@@ -71,11 +92,13 @@ pub enum Error {
 }
 
 impl Error {
-    /// The reason that a peer gave. `None`: the failure is not a peer's, or of a newer version than this SDK.
+    /// The reason that a peer gave, or would have given. `None`: the failure is not a peer's, or of a newer version than this SDK.
     pub fn reason(&self) -> Option<Reason> {
         match self {
             Self::OutcomeUnknown { .. } => Some(Reason::OutcomeUnknown),
             Self::Refused(failure) => failure.reason(),
+            Self::MessageEmpty => Some(Reason::MessageEmpty),
+            Self::MessageTooLarge { .. } => Some(Reason::MessageTooLarge),
             _ => None,
         }
     }
@@ -87,7 +110,10 @@ impl Error {
             Self::OutcomeUnknown { .. } => Code::Unknown,
             Self::DeadlineExceeded { .. } => Code::DeadlineExceeded,
             Self::Unreachable { .. } => Code::Unavailable,
-            Self::Address { .. } => Code::InvalidArgument,
+            Self::Address { .. } | Self::MessageEmpty | Self::MessageTooLarge { .. } => {
+                Code::InvalidArgument
+            }
+            Self::Undecodable { .. } => Code::DataLoss,
             Self::Answer { .. } => Code::Internal,
         }
     }
@@ -120,7 +146,11 @@ impl Error {
             Self::OutcomeUnknown { .. }
             | Self::DeadlineExceeded { .. }
             | Self::Unreachable { .. } => true,
-            Self::Address { .. } | Self::Answer { .. } => false,
+            Self::Address { .. }
+            | Self::Undecodable { .. }
+            | Self::MessageEmpty
+            | Self::MessageTooLarge { .. }
+            | Self::Answer { .. } => false,
         }
     }
 }

@@ -23,6 +23,8 @@ pub(crate) enum Hedge {
     Usual,
     /// Any replica may answer, so a slow one need not be waited for.
     Soon,
+    /// It waits for the slowest of several peers, and so would a second one: none is asked as long as the first answers a probe.
+    Watch,
     /// It has much to do: never.
     Never,
 }
@@ -38,7 +40,7 @@ impl Delays {
     /// How long after the latest attempt the next hedge is due. `hedged`: how many there were.
     pub(crate) fn of(self, hedge: Hedge, hedged: u32) -> Option<Duration> {
         let first = match hedge {
-            Hedge::Usual => self.usual,
+            Hedge::Usual | Hedge::Watch => self.usual,
             Hedge::Soon => self.soon,
             Hedge::Never => return None,
         };

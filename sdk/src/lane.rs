@@ -16,8 +16,10 @@ use crate::address::Address;
 use crate::call::{self, Call};
 use crate::client::Client;
 use crate::error::{Code, Error, Failure, Reason};
+use crate::hedge::Hedge;
 use crate::message::{self, Published, Run};
 use crate::model::AckLevel;
+use crate::moment;
 use crate::proto::v1;
 
 /// What one publisher's publishes may take while they wait, in KiB: 64 MiB. A publish counts at least 1 KiB, at most all.
@@ -126,7 +128,7 @@ pub(crate) async fn enter(
     acks: AckLevel,
     deadline: Duration,
 ) -> Result<Place, Error> {
-    let ends = Instant::now() + deadline;
+    let ends = moment::after(Instant::now(), deadline);
     let kib = (run.bytes.len() >> 10).saturating_add(1).min(ROOM_KIB);
     let permits = u32::try_from(kib).unwrap_or(u32::MAX);
     let late = Error::DeadlineExceeded {
@@ -309,7 +311,14 @@ async fn publish_once(
         acks: v1::AckLevel::from(acks).into(),
     };
     let request = message::request(&head, items.iter().map(|item| &item.run));
-    let call = Call::new(&call::PUBLISH_SEQUENCED).about(&lane.topic);
+    let hedge = match acks {
+        // Its answer comes at the deadline when a replica is away.
+        AckLevel::All => Hedge::Watch,
+        _ => Hedge::Usual,
+    };
+    let call = Call::new(&call::PUBLISH_SEQUENCED)
+        .about(&lane.topic)
+        .hedged(hedge);
     let result = client.call_whole(call, request).await;
     let result = result.map(|answer| client.published(answer));
     lane.lock().session = match &result {

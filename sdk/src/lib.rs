@@ -24,8 +24,8 @@
 //! library outside [`proto`].
 //!
 //! The modules in reading order: `client` (settings and start), `call` (what calls there are), `course` (one call with its attempts), `attempt`, `retry` and `hedge`,
-//! `connect` (peers and leaders) with `address`, `circuit` and `probe`, `event`, `error`; then what can be asked for: `admin`, `batch`, `verify`, `watch`,
-//! `replica`, `fault` and `party` with `page`, `publish` with `message` and `lane`, `producer` with `bundle`, `block` and `pipeline`, `subscribe` with
+//! `moment`, `connect` (peers and leaders) with `address`, `circuit` and `probe`, `event`, `error`; then what can be asked for: `admin`, `batch`, `verify`, `watch`,
+//! `replica`, `fault` and `party` with `page`, `publish` with `message` and `lane`, `producer` with `bundle`, `receipt`, `block` and `pipeline`, `subscribe` with
 //! `received`, `stream` with `line` and `reader`, `pursuit`; and `model` with `convert`, and [`proto`].
 #![deny(missing_docs)]
 
@@ -49,6 +49,7 @@ mod lane;
 mod line;
 mod message;
 mod model;
+mod moment;
 mod page;
 mod party;
 mod pipeline;
@@ -58,6 +59,7 @@ pub mod proto;
 mod publish;
 mod pursuit;
 mod reader;
+mod receipt;
 mod received;
 mod replica;
 mod retry;
@@ -69,7 +71,6 @@ mod watch;
 pub use admin::{Placed, TopicFilter};
 pub use batch::NewTopic;
 pub use block::Compression;
-pub use bundle::{Appended, Receipt};
 pub use client::{Builder, Client};
 pub use error::{Code, Error, Failure, Reason};
 pub use event::{Event, Events};
@@ -84,6 +85,7 @@ pub use page::{Page, PageRequest};
 pub use party::SubscriptionFilter;
 pub use producer::{Producer, ProducerOptions};
 pub use publish::Publisher;
+pub use receipt::{Appended, Receipt, Receipts, ReceiptsIter};
 pub use received::{Header, Origin, Pulled, PulledIter, Received};
 pub use replica::{ReplicaPullOptions, ShardOf, SyncedReplica};
 pub use stream::{MessageStream, StreamControl, StreamOptions};

@@ -39,6 +39,10 @@ pub(crate) struct Sayings {
 struct State {
     /// The line that may speak.
     line: u64,
+    /// The line has heard where the cursor is. Until then it gives credit and says nothing else: what is remembered may be out of date.
+    is_open: bool,
+    /// The life of the topic that the rest is about. 0: not known.
+    topic_id: u64,
     messages: u32,
     bytes: u64,
     /// All before this is done, and up to where the line was told.
@@ -50,6 +54,30 @@ struct State {
     /// From where on the reader is to get everything again.
     back_to: Option<u64>,
     extend: Option<Duration>,
+}
+
+impl State {
+    /// The cursor is here by the will of somebody else: what was said of messages that come again, or of another life of the topic, counts no more.
+    fn start_over(&mut self, cursor: u64) {
+        (self.acknowledged, self.told, self.cursor) = (cursor, cursor, cursor);
+        (self.reject, self.back_to, self.extend) = (None, None, None);
+    }
+
+    /// What is acknowledged beyond the cursor may not have arrived and is told again, unless it was told on this line.
+    fn follow(&mut self, cursor: u64) {
+        self.cursor = cursor;
+        self.acknowledged = self.acknowledged.max(cursor);
+        self.told = self.told.max(cursor);
+    }
+}
+
+/// From where on a reader goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Resumed {
+    /// Behind what it had.
+    Behind,
+    /// At the cursor: it was moved back, or the topic is another.
+    AtCursor,
 }
 
 impl Default for Sayings {
@@ -99,9 +127,34 @@ impl Sayings {
         });
     }
 
-    /// What was heard of the cursor.
-    pub(crate) fn hear(&self, cursor: u64) {
-        self.lock().cursor = cursor;
+    /// What was heard of the cursor. It never moves back by itself, so one that is lower than was heard before was moved back by somebody.
+    pub(crate) fn hear(&self, cursor: u64) -> Resumed {
+        let mut state = self.lock();
+        if cursor < state.cursor {
+            state.start_over(cursor);
+            return Resumed::AtCursor;
+        }
+        state.follow(cursor);
+        Resumed::Behind
+    }
+
+    /// The line is open, in this life of the topic (0: the peer does not say), with the cursor here. What was acknowledged and never confirmed is
+    /// told again, unless the cursor shows that somebody moved it below what was confirmed.
+    pub(crate) fn resume(&self, topic_id: u64, cursor: u64) -> Resumed {
+        let mut resumed = Resumed::Behind;
+        self.say(|state| {
+            let is_other = topic_id != 0 && state.topic_id != 0 && topic_id != state.topic_id;
+            if topic_id != 0 {
+                state.topic_id = topic_id;
+            }
+            if is_other || cursor < state.cursor {
+                state.start_over(cursor);
+                resumed = Resumed::AtCursor;
+            }
+            state.follow(cursor);
+            state.is_open = true;
+        });
+        resumed
     }
 
     pub(crate) fn cursor(&self) -> u64 {
@@ -113,12 +166,13 @@ impl Sayings {
         self.lock().back_to.take()
     }
 
-    /// A new line may speak, and no older one. It has this much room, and is told what was acknowledged.
+    /// A new line may speak, and no older one. It has this much room.
     fn begin(&self, messages: u32, bytes: u64) -> u64 {
         let mut line = 0;
         self.say(|state| {
             state.line = state.line.wrapping_add(1);
             (state.messages, state.bytes) = (messages, bytes);
+            state.is_open = false;
             (state.told, state.reject, state.extend) = (0, None, None);
             line = state.line;
         });
@@ -137,6 +191,9 @@ impl Sayings {
                 bytes: std::mem::take(&mut state.bytes),
             };
             return Ok(Some(Command::Credit(credit)));
+        }
+        if !state.is_open {
+            return Ok(None);
         }
         if let Some((first_offset, delay)) = state.reject.take() {
             return Ok(Some(Command::Reject(v1::StreamPullReject {
@@ -187,17 +244,49 @@ impl Batch {
         self.base_offset
     }
 
-    /// With its messages. `None`: one of them is none.
-    pub(crate) fn decode_messages(self) -> Option<v1::MessageBatch> {
-        let messages = self.messages.into_iter().map(v1::Message::decode);
-        Some(v1::MessageBatch {
+    /// With its messages, up to the first one that is none: then there is that one's offset, what is wrong, and what lies behind it.
+    pub(crate) fn decode_messages(mut self) -> (v1::MessageBatch, Option<Broken>) {
+        let mut decoded = v1::MessageBatch {
             base_offset: self.base_offset,
             append_time: self.append_time,
-            origin: self.origin,
-            messages: messages.collect::<Result<_, _>>().ok()?,
+            origin: self.origin.clone(),
+            messages: Vec::with_capacity(self.messages.len()),
             message_count: self.message_count,
-        })
+        };
+        let mut messages = self.messages.into_iter();
+        while let Some(message) = messages.next() {
+            match v1::Message::decode(message) {
+                Ok(message) => decoded.messages.push(message),
+                Err(cause) => {
+                    let offset = self
+                        .base_offset
+                        .saturating_add(decoded.messages.len() as u64);
+                    self.base_offset = offset.saturating_add(1);
+                    self.messages = messages.collect();
+                    let (problem, rest) = (cause.to_string(), self);
+                    return (
+                        decoded,
+                        Some(Broken {
+                            offset,
+                            problem,
+                            rest,
+                        }),
+                    );
+                }
+            }
+        }
+        (decoded, None)
     }
+}
+
+/// A message of a batch that is none.
+#[derive(Debug)]
+pub(crate) struct Broken {
+    pub(crate) offset: u64,
+    /// In words.
+    pub(crate) problem: String,
+    /// The messages behind it.
+    pub(crate) rest: Batch,
 }
 
 /// A delivery.
@@ -319,46 +408,4 @@ async fn take_in(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_said_does_not_pile_up_and_an_older_line_is_silent() {
-        let sayings = Sayings::default();
-        let old = sayings.begin(10, 100);
-        let line = sayings.begin(10, 100);
-        assert!(sayings.next(old).is_err());
-        sayings.give(1, 1);
-        for offset in 0..1_000 {
-            sayings.acknowledge(offset);
-        }
-        let credit = v1::StreamPullCredit {
-            messages: 11,
-            bytes: 101,
-        };
-        assert_eq!(sayings.next(line), Ok(Some(Command::Credit(credit))));
-        let done = v1::StreamPullAcknowledge { next_offset: 999 };
-        assert_eq!(sayings.next(line), Ok(Some(Command::Acknowledge(done))));
-        assert_eq!(sayings.next(line), Ok(None));
-        // A new line is told again.
-        let line = sayings.begin(0, 0);
-        assert_eq!(sayings.next(line), Ok(Some(Command::Acknowledge(done))));
-    }
-
-    #[test]
-    fn size_of_a_batch_is_that_of_its_messages_on_the_wire() {
-        let batch = v1::MessageBatch {
-            base_offset: 3,
-            messages: vec![v1::Message {
-                payload: vec![1; 300].into(),
-                ..v1::Message::default()
-            }],
-            message_count: 1,
-            ..v1::MessageBatch::default()
-        };
-        let bytes = prost::encoding::message::encoded_len_repeated(4, &batch.messages);
-        let raw = Batch::decode(Bytes::from(batch.encode_to_vec())).unwrap();
-        assert_eq!(raw.size(), (1, bytes as u64));
-        assert_eq!(raw.decode_messages(), Some(batch));
-    }
-}
+mod tests;

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message as _;
+use prost::encoding::WireType;
 
 use crate::convert;
 use crate::model::{AckLevel, Placement};
@@ -34,15 +35,21 @@ impl Message {
         })
     }
 
-    /// What it takes in a request, at most.
+    /// What peers count of it: key, payload and headers with their frames.
     pub(crate) fn bytes(&self) -> usize {
-        // Tag and length take at most 6 bytes, as long as a message is shorter than 4 GiB.
-        self.0.encoded_len().saturating_add(6)
+        self.0.encoded_len()
     }
 
-    /// Appends it to a run.
-    pub(crate) fn encode_into(&self, run: &mut BytesMut) {
-        prost::encoding::message::encode(MESSAGES_FIELD, &self.0, run);
+    /// It says nothing; no peer takes it.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.key.is_empty() && self.0.payload.is_empty()
+    }
+
+    /// Appends it to a run. `bytes` is what [`Self::bytes`] says, which is not to be counted twice.
+    pub(crate) fn encode_into(&self, bytes: usize, run: &mut BytesMut) {
+        prost::encoding::encode_key(MESSAGES_FIELD, WireType::LengthDelimited, run);
+        prost::encoding::encode_varint(bytes as u64, run);
+        self.0.encode_raw(run);
     }
 
     /// Says what the message is about.
@@ -131,7 +138,8 @@ impl Run {
         let mut bytes = BytesMut::new();
         let mut count: u32 = 0;
         for message in messages {
-            message.into().encode_into(&mut bytes);
+            let message = message.into();
+            message.encode_into(message.bytes(), &mut bytes);
             count = count.saturating_add(1);
         }
         Self {

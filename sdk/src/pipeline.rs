@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::uri::PathAndQuery;
+use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
@@ -20,19 +21,24 @@ use tracing::debug;
 use crate::address::Address;
 use crate::attempt::Encoded;
 use crate::block;
-use crate::bundle::{Bundle, METHOD, Next, Shape, Trip};
+use crate::bundle::{Bundle, METHOD, Next, Trip};
 use crate::connect::{Chosen, PeerKey};
 use crate::error::{Error, Failure, Fate, Reason};
-use crate::message::{self, Published};
+use crate::message::Published;
+use crate::moment;
 use crate::producer::Core;
 use crate::proto::v1;
 use crate::proto::v1::publish_stream_response::Result as Outcome;
 use crate::pursuit::Pursuit;
+use crate::receipt::Shape;
 use crate::retry::{self, Repeat, Verdict};
 
 const PATH: &str = "/cubecast.v1.PeerService/PublishStream";
 /// A stream with nothing to do is closed after this.
 const IDLE_MAX: Duration = Duration::from_secs(30);
+/// How often a peer that answers probes is given as long again as before to answer publishes: leaving it sends all that is under way again, which makes
+/// slow answers slower. With the default settings this is 8 s of the 10 s that a publish has.
+const DOUBLINGS_MAX: u32 = 2;
 
 /// Sends what is in the queue, until the producer is dropped.
 pub(crate) async fn drive(core: Arc<Core>) {
@@ -80,6 +86,8 @@ struct Way {
     /// When something was last heard, or waited for.
     heard: Instant,
     is_suspected: bool,
+    /// How often it was given more time since then, as it is only slow.
+    doublings: u32,
     /// Another peer leads: nothing more is sent here.
     is_leaving: bool,
 }
@@ -160,6 +168,7 @@ impl Pipeline {
                 answers: opened.into_inner(),
                 heard: Instant::now(),
                 is_suspected: false,
+                doublings: 0,
                 is_leaving: false,
                 chosen,
             }),
@@ -238,12 +247,15 @@ impl Pipeline {
     /// When silence is looked into, or the stream is left: with nothing under way, when it has been idle for long.
     fn patience(&self, way: &Way) -> Instant {
         let options = &self.core.client.shared.options;
-        way.heard
-            + match (self.sent, way.is_suspected) {
-                (0, _) => IDLE_MAX,
-                (_, false) => options.delays.usual.min(options.attempt_timeout),
-                (_, true) => self.pursuit.patience(options.attempt_timeout),
+        let patience = match (self.sent, way.is_suspected) {
+            (0, _) => IDLE_MAX,
+            (_, false) => options.delays.usual.min(options.attempt_timeout),
+            (_, true) => {
+                let patience = self.pursuit.patience(options.attempt_timeout);
+                patience.saturating_mul(1 << way.doublings)
             }
+        };
+        moment::after(way.heard, patience)
     }
 
     /// A time has come.
@@ -258,10 +270,16 @@ impl Pipeline {
         if self.sent == 0 {
             return Some(Ending::Well);
         }
+        let shared = &self.core.client.shared;
         if !way.is_suspected {
             // If it does not answer a probe either, the stream is left at once.
             way.is_suspected = true;
-            self.core.client.shared.suspect(way.chosen.key);
+            shared.suspect(way.chosen.key);
+            return None;
+        }
+        if way.doublings < DOUBLINGS_MAX && shared.peers.is_up(way.chosen.key) {
+            way.doublings += 1;
+            shared.suspect(way.chosen.key);
             return None;
         }
         let address = way.chosen.address.clone();
@@ -275,7 +293,7 @@ impl Pipeline {
     fn hear(&mut self, answer: v1::PublishStreamResponse, way: &mut Way) -> Option<Ending> {
         let shared = &self.core.client.shared;
         shared.peers.mark_up(way.chosen.key);
-        (way.heard, way.is_suspected) = (Instant::now(), false);
+        (way.heard, way.is_suspected, way.doublings) = (Instant::now(), false, 0);
         if answer.request_number != self.session.oldest || self.sent == 0 {
             let address = way.chosen.address.clone();
             return Some(Ending::Broken(Failure::no_answer(address, Duration::ZERO)));
@@ -361,24 +379,23 @@ impl Pipeline {
         }
     }
 
-    /// The oldest bundle fails, or its messages each for themselves.
+    /// The oldest bundle fails, or its messages each for themselves. When an earlier attempt of it may have been taken, what this one is refused for says
+    /// nothing of that: peers may differ in what they take.
     fn give_up(&mut self, failure: Failure, was_unknown: bool) {
+        if was_unknown {
+            return self.lose(&failure);
+        }
         let Some(oldest) = self.hand.pop_front() else {
             return;
         };
-        let is_about_content = retry::is_refused_always(&failure);
-        if is_about_content && oldest.run.count > 1 {
+        if retry::is_refused_always(&failure) && oldest.run.count > 1 {
             // One of them is wrong, and nobody knows which.
             for part in oldest.split().into_iter().rev() {
                 self.hand.push_front(part);
             }
-            return self.begin_anew();
+        } else {
+            oldest.resolve(Shape::Dense, Err(Error::Refused(Box::new(failure))));
         }
-        if was_unknown && !is_about_content {
-            self.hand.push_front(oldest);
-            return self.lose(&failure);
-        }
-        oldest.resolve(Shape::Dense, Err(Error::Refused(Box::new(failure))));
         self.begin_anew();
     }
 
@@ -394,9 +411,16 @@ impl Pipeline {
     }
 
     /// What is left has never been in the log, and is numbered anew.
+    ///
+    /// The bundles whose fate is unknown are those in front, and [`Self::lose`] has resolved them. Those that are under way lie behind one that was refused
+    /// and never sent before, so that peers refuse them, too, in the session that ends here: they would leave a gap.
     fn begin_anew(&mut self) {
         self.session = Session::begin();
         for bundle in &mut self.hand {
+            assert!(
+                bundle.trip != Trip::Unknown,
+                "a bundle of unknown fate is never numbered anew"
+            );
             bundle.trip = Trip::Here;
         }
     }
@@ -419,7 +443,7 @@ impl Pipeline {
 
     /// Waits, but no longer than the oldest bundle may.
     async fn rest(&mut self, pause: Duration) {
-        let until = Instant::now() + pause;
+        let until = moment::after(Instant::now(), pause);
         while let Some(ends) = self.hand.front().map(|oldest| oldest.ends) {
             if ends > until {
                 break;
@@ -441,6 +465,7 @@ fn encode(core: &Core, (session, sequence): (u64, u64), bundle: &mut Bundle) -> 
         acks: v1::AckLevel::from(core.options.acks).into(),
         request_number: sequence,
     };
-    let run = block::packed(&core.options, bundle);
-    Encoded(message::request(&head, std::iter::once(run)))
+    let message_bytes_max = core.client.shared.message_bytes_max();
+    let run = block::packed(&core.options, message_bytes_max, bundle);
+    Encoded::new(head.encode_to_vec().into(), run.bytes.clone())
 }

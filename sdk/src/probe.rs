@@ -64,7 +64,10 @@ async fn answers(shared: &Shared, key: PeerKey) -> bool {
         repeat: call::GET_NODE_STATUS.repeat(),
     };
     match attempt::send::<v1::GetNodeStatusResponse>(chosen, parcel).await {
-        Ok(_) => true,
+        Ok(answer) => {
+            shared.learn_limits(&answer.message);
+            true
+        }
         Err(failure) => {
             debug!(%failure, "a peer does not answer");
             failure.reason().is_some()

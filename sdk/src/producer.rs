@@ -10,14 +10,16 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::block::Compression;
-use crate::bundle::{METHOD, Measure, Next, Queue, Receipt};
+use crate::bundle::{Chunk, IsNews, METHOD, Measure, Next, Queue};
 use crate::client::Client;
 use crate::error::Error;
 use crate::message::{Message, Published};
 use crate::model::AckLevel;
+use crate::moment;
 use crate::pipeline;
 use crate::proto::v1;
 use crate::publish::Publisher;
+use crate::receipt::{Receipt, Receipts};
 
 /// Larger requests gain nothing: peers split what they propose at about this size.
 const BUNDLE_BYTES: usize = 64 << 10;
@@ -25,6 +27,8 @@ const BUNDLE_BYTES: usize = 64 << 10;
 const BUNDLE_BYTES_MAX: usize = 1 << 20;
 /// Below what peers hold of a stream.
 const IN_FLIGHT_MAX: usize = 64;
+/// What tag and length of a message take in a request at most, as long as it is shorter than 4 GiB.
+const FRAME_BYTES: usize = 6;
 
 /// How a producer gathers and sends. The default: 64 KiB or 1 ms, 16 requests under way, 32 MiB waiting, not compressed.
 ///
@@ -190,28 +194,93 @@ impl Producer {
     /// ```
     ///
     /// # Errors
-    /// [`Error::DeadlineExceeded`] when there was no room within the client's deadline: the message was not sent. The receipt gives [`Error::Refused`] as
+    /// [`Error::MessageEmpty`]; [`Error::MessageTooLarge`] when no peer takes it, as far as the client has heard; [`Error::DeadlineExceeded`] when there was no
+    /// room within the client's deadline: the message was not sent. The receipt gives [`Error::Refused`] as
     /// [`Publisher::publish`] does; [`Error::DeadlineExceeded`] when the message was not sent in time; [`Error::OutcomeUnknown`] when the deadline
     /// passed and it may have been. An error of one message does not stop the next.
     pub async fn send(&self, message: impl Into<Message>) -> Result<Receipt, Error> {
         let message = message.into();
         let core = &self.shared.core;
-        let held = message.bytes().min(core.options.waiting_bytes);
-        let permits = u32::try_from(held).unwrap_or(u32::MAX);
-        // Without an await where there is room, so that messages do not change places.
-        let place = match core.room.try_acquire_many(permits) {
-            Ok(place) => place,
-            Err(_) => core.wait_for_room(permits).await?,
-        };
-        // Given back by the bundle.
-        place.forget();
-        let pushed = core.lock().push(&message, held, core.measure(), &core.room);
+        let size = core.size(&message)?;
+        core.enter(size.1).await?;
+        let pushed = core.lock().push(&message, size, core.measure(), &core.room);
         let (receipt, is_news) = pushed;
-        if is_news.0 {
-            self.shared.start();
-            core.wake.notify_one();
-        }
+        self.shared.tell(is_news);
         Ok(receipt)
+    }
+
+    /// As [`Self::send`] for one message after the other, for less: whole requests are made of them before they take their place in the queue, and one
+    /// future stands for all. Waits for room when there is none, and calls the iterator meanwhile no further.
+    ///
+    /// A message that is refused, as [`Self::send`] would, does not stop the next; that there is no room within the client's deadline stops all that are left.
+    /// Each receipt tells.
+    ///
+    /// ```no_run
+    /// # async fn run(producer: cubecast_sdk::Producer) -> Result<(), cubecast_sdk::Error> {
+    /// let receipts = producer.send_all((0..10_000).map(|number| format!("message {number}"))).await;
+    /// receipts.wait().await?;
+    ///
+    /// // Or one by one.
+    /// for receipt in producer.send_all(["rain", "sun"]).await {
+    ///     println!("offset {}", receipt.await?.offset);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn send_all<M: Into<Message>>(
+        &self,
+        messages: impl IntoIterator<Item = M>,
+    ) -> Receipts {
+        let core = &self.shared.core;
+        let bytes_max = core.options.bundle_bytes.min(core.options.waiting_bytes);
+        let (mut chunk, mut receipts) = (Chunk::default(), Receipts::default());
+        let mut late: Option<Error> = None;
+        let mut messages = messages.into_iter();
+        while let Some(message) = messages.next() {
+            let message = message.into();
+            let size = match &late {
+                Some(late) => Err(late.clone()),
+                None => core.size(&message),
+            };
+            let goes_first = match &size {
+                Ok((_, held)) => chunk.is_full_for(*held, bytes_max),
+                Err(_) => true,
+            };
+            if goes_first && let Err(error) = self.give(&mut chunk, &mut receipts).await {
+                late = Some(error);
+            }
+            match (size, &late) {
+                (Err(error), _) => receipts.refuse(error, 1),
+                (Ok(_), Some(late)) => receipts.refuse(late.clone(), 1),
+                (Ok(size), None) => {
+                    let count = messages.size_hint().0.saturating_add(1);
+                    chunk.add(&message, size, count.saturating_mul(size.1).min(bytes_max));
+                }
+            }
+        }
+        // Its receipts tell what became of it.
+        let _told = self.give(&mut chunk, &mut receipts).await;
+        receipts
+    }
+
+    /// Gives a chunk away, when there is room for it.
+    async fn give(&self, chunk: &mut Chunk, receipts: &mut Receipts) -> Result<(), Error> {
+        let core = &self.shared.core;
+        let chunk = std::mem::take(chunk);
+        if chunk.count == 0 {
+            return Ok(());
+        }
+        let count = chunk.count;
+        if let Err(error) = core.enter(chunk.held).await {
+            receipts.refuse(error.clone(), count);
+            return Err(error);
+        }
+        let measure = core.measure();
+        let pushed = core.lock().push_chunk(chunk, measure, &core.room);
+        let (answered, first, is_news) = pushed;
+        receipts.give(answered, (first, count), measure.deadline);
+        self.shared.tell(is_news);
+        Ok(())
     }
 
     /// Sends what waits, and waits until everything that was given away before is answered.
@@ -245,6 +314,14 @@ impl Producer {
 }
 
 impl Shared {
+    /// Lets the task look, when there is something to see.
+    fn tell(&self, is_news: IsNews) {
+        if is_news.0 {
+            self.start();
+            self.core.wake.notify_one();
+        }
+    }
+
     fn start(&self) {
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         if tasks.is_empty() {
@@ -267,9 +344,33 @@ impl Core {
         }
     }
 
+    /// The bytes of a message, and what it takes of the room.
+    fn size(&self, message: &Message) -> Result<(usize, usize), Error> {
+        if message.is_empty() {
+            return Err(Error::MessageEmpty);
+        }
+        let (bytes, limit) = (message.bytes(), self.client.shared.message_bytes_max());
+        if bytes > limit {
+            return Err(Error::MessageTooLarge { bytes, limit });
+        }
+        let held = bytes.saturating_add(FRAME_BYTES);
+        Ok((bytes, held.min(self.options.waiting_bytes)))
+    }
+
+    /// Takes so many bytes of the room, which the bundle gives back. Without an await where there is room, so that messages do not change places.
+    async fn enter(&self, held: usize) -> Result<(), Error> {
+        let permits = u32::try_from(held).unwrap_or(u32::MAX);
+        let place = match self.room.try_acquire_many(permits) {
+            Ok(place) => place,
+            Err(_) => self.wait_for_room(permits).await?,
+        };
+        place.forget();
+        Ok(())
+    }
+
     async fn wait_for_room(&self, permits: u32) -> Result<tokio::sync::SemaphorePermit<'_>, Error> {
         let deadline = self.client.shared.options.deadline;
-        let ends = Instant::now() + deadline;
+        let ends = moment::after(Instant::now(), deadline);
         let late = Error::DeadlineExceeded {
             method: METHOD,
             deadline,

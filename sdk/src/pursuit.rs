@@ -9,7 +9,7 @@ use crate::address::Address;
 use crate::client::Shared;
 use crate::connect::{Chosen, PeerKey};
 use crate::error::{Failure, Fate};
-use crate::retry::Place;
+use crate::retry::{self, Place};
 
 /// How often the word of a peer that another leads is followed without a pause.
 const REDIRECTS_MAX: u32 = 4;
@@ -83,7 +83,7 @@ impl Pursuit {
             return Duration::ZERO;
         }
         let has_other = shared.peers.has_other(&self.tried);
-        if *place != Place::Any && has_other && failure.retry_after.is_none() {
+        if has_other && retry::is_at_once(place, failure) {
             return Duration::ZERO;
         }
         if !has_other {

@@ -12,7 +12,7 @@ use crate::address::Address;
 use crate::client::Client;
 use crate::connect::PeerKey;
 use crate::error::{Code, Error, Failure, Fate};
-use crate::line::{self, Delivery, Line, Sayings};
+use crate::line::{self, Batch, Broken, Delivery, Line, Resumed, Sayings};
 use crate::proto::v1;
 use crate::pursuit::Pursuit;
 use crate::received::{BatchIter, Received};
@@ -33,6 +33,8 @@ pub(crate) struct Reader {
     line: Option<Line>,
     /// The rest of a delivery, with what it used up of the credit.
     batch: Option<(BatchIter, (u32, u64))>,
+    /// What follows it in the delivery: a message that is none, and those behind it.
+    broken: Option<Broken>,
     /// The place after that of the last message that was given: its offset, and its index there. `None`: none was.
     position: Option<(u64, u32)>,
     /// What comes is from before a rejection, until this offset comes, or something comes again.
@@ -66,6 +68,7 @@ impl Reader {
             sayings,
             line: None,
             batch: None,
+            broken: None,
             position: None,
             skipping: None,
             attempt: 1,
@@ -81,8 +84,8 @@ impl Reader {
     pub(crate) async fn next(mut self) -> Next {
         loop {
             self.go_back();
-            if let Some(message) = self.take() {
-                return Some((Ok(message), Some(self)));
+            if let Some(result) = self.take() {
+                return Some((result, Some(self)));
             }
             let failure = match self.hear().await {
                 Ok(()) => continue,
@@ -113,22 +116,53 @@ impl Reader {
         }
     }
 
-    /// The next message of the delivery in hand.
-    fn take(&mut self) -> Option<Received> {
+    /// The next message of the delivery in hand, or what is wrong with it.
+    fn take(&mut self) -> Option<Result<Received, Error>> {
         loop {
             let Some(message) = self.batch.as_mut()?.0.next() else {
+                if let Some(broken) = self.broken.take() {
+                    if let Some(error) = self.pass(broken) {
+                        return Some(Err(error));
+                    }
+                    continue;
+                }
                 self.finish_batch();
                 return None;
             };
-            // It was given before the stream was opened again.
-            let place = (message.offset, message.index);
-            if self.position.is_some_and(|position| place < position) && self.is_resuming() {
+            if !self.advance((message.offset, message.index)) {
                 continue;
             }
-            self.position = Some((place.0, place.1.saturating_add(1)));
             let missed = std::mem::take(&mut self.missed);
-            return Some(Received { missed, ..message });
+            return Some(Ok(Received { missed, ..message }));
         }
+    }
+
+    /// Goes behind this place. `false`: what is there was given before the stream was opened again.
+    fn advance(&mut self, place: (u64, u32)) -> bool {
+        if self.position.is_some_and(|position| place < position) && self.is_resuming() {
+            return false;
+        }
+        self.position = Some((place.0, place.1.saturating_add(1)));
+        true
+    }
+
+    /// Takes in hand what lies behind a message that is none. Gives the error to tell, once.
+    fn pass(&mut self, broken: Broken) -> Option<Error> {
+        let (offset, problem) = (broken.offset, broken.problem);
+        let (_, size) = self.batch.take()?;
+        self.hold(broken.rest, size);
+        self.advance((offset, 0)).then(|| Error::Undecodable {
+            topic: self.open.topic.clone(),
+            offset,
+            problem,
+        })
+    }
+
+    /// Takes messages in hand, of a delivery that used up so much of the credit.
+    fn hold(&mut self, batch: Batch, size: (u32, u64)) {
+        let (decoded, broken) = batch.decode_messages();
+        self.batch = Some((BatchIter::new(decoded), size));
+        self.broken = broken;
     }
 
     /// The messages that come now are repeated for the stream, not for the application.
@@ -138,6 +172,7 @@ impl Reader {
 
     /// There is room for as much as the delivery in hand took.
     fn finish_batch(&mut self) {
+        self.broken = None;
         if let Some((_, (messages, bytes))) = self.batch.take() {
             self.sayings.give(messages, bytes);
         }
@@ -173,7 +208,8 @@ impl Reader {
         self.pursuit.succeed();
         self.failing_since = None;
         if let Some(heartbeat) = event.heartbeat {
-            self.sayings.hear(heartbeat.cursor);
+            let resumed = self.sayings.hear(heartbeat.cursor);
+            self.resume(resumed);
         }
         if let Some(delivery) = event.delivery {
             self.deliver(delivery);
@@ -199,10 +235,27 @@ impl Reader {
             return;
         }
         self.skipping = None;
-        self.missed = self.missed.saturating_add(delivery.missed);
-        match batch.decode_messages() {
-            Some(batch) => self.batch = Some((BatchIter::new(batch), size)),
-            None => self.sayings.give(size.0, size.1),
+        let missed = self.news_of(delivery.missed, first);
+        self.missed = self.missed.saturating_add(missed);
+        self.hold(batch, size);
+    }
+
+    /// How many of the messages that are missed right before this one the application has not had and was not told of: a peer says so anew on each
+    /// stream, as long as nothing behind them is acknowledged.
+    fn news_of(&self, missed: u64, first: u64) -> u64 {
+        match self.position {
+            Some((offset, index)) if self.is_resuming() => {
+                let next = offset.saturating_add(u64::from(index.min(1)));
+                missed.min(first.saturating_sub(next))
+            }
+            _ => missed,
+        }
+    }
+
+    /// Goes on at the cursor when what was given before counts no more.
+    fn resume(&mut self, resumed: Resumed) {
+        if resumed == Resumed::AtCursor {
+            (self.position, self.skipping) = (None, None);
         }
     }
 
@@ -250,12 +303,11 @@ impl Reader {
         let cursor = opened
             .subscription
             .map_or(0, |subscription| subscription.next_offset);
-        // Somebody moved it back while no stream was open: that is to be read again.
-        if cursor < self.sayings.cursor() {
-            self.position = None;
-        }
-        self.sayings.hear(cursor);
-        (self.attempt, self.skipping) = (1, None);
+        let resumed = self.sayings.resume(opened.topic_id, cursor);
+        self.resume(resumed);
+        // What is missed and was not told yet is told by this peer anew.
+        (self.attempt, self.skipping, self.missed) = (1, None, 0);
+        let peers = &self.client.shared.peers;
         if !self.has_moved && peers.leads_elsewhere(&self.open.topic, key) {
             // One way less for each message; it is opened anew there.
             self.has_moved = true;

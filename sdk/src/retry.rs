@@ -75,12 +75,13 @@ fn decide_refusal(failure: &Failure) -> Verdict {
             _ => Verdict::Again(Place::Elsewhere),
         },
         Reason::NoLeader
-        | Reason::NoQuorum
         | Reason::StorageFull
         | Reason::CursorMoved
         | Reason::LeaseHeld
         | Reason::ChangeInProgress => Verdict::Again(Place::Any),
-        Reason::PeerUnreachable
+        // A peer says what it sees itself; another may see a majority.
+        Reason::NoQuorum
+        | Reason::PeerUnreachable
         | Reason::Starting
         | Reason::ShuttingDown
         | Reason::Overloaded
@@ -97,6 +98,12 @@ fn decide_refusal(failure: &Failure) -> Verdict {
         }
         _ => Verdict::Fail,
     }
+}
+
+/// Whether a peer that was not asked yet is asked without a pause. One that asks for a pause is itself full or busy, and so may others be; but that a peer
+/// sees no majority says nothing of what another sees.
+pub(crate) fn is_at_once(place: &Place, failure: &Failure) -> bool {
+    *place != Place::Any && (failure.retry_after.is_none() || failure.reason == Reason::NoQuorum)
 }
 
 /// A refusal for what the request is, which every attempt meets, so that an earlier one of unknown fate met it too.
@@ -207,6 +214,19 @@ mod tests {
             decide(&stopping, Repeat::Never, false),
             Verdict::Again(Place::Elsewhere)
         );
+    }
+
+    #[test]
+    fn who_sees_no_majority_is_left_for_another_at_once_though_it_asks_for_a_pause() {
+        let mut lost = failure(Reason::NoQuorum, Code::Unavailable, Fate::Nothing);
+        lost.retry_after = Some(Duration::from_millis(500));
+        let Verdict::Again(place) = decide(&lost, Repeat::Never, false) else {
+            panic!("it is tried again");
+        };
+        assert_eq!(place, Place::Elsewhere);
+        assert!(is_at_once(&place, &lost));
+        lost.reason = Reason::Overloaded;
+        assert!(!is_at_once(&place, &lost));
     }
 
     #[test]

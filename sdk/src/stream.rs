@@ -95,7 +95,11 @@ impl Subscription {
     /// When a peer fails the stream goes on at another, behind the last message that it gave. Unless the options say [`StreamOptions::manual`],
     /// the messages of one delivery are acknowledged when the application asks for the first message after them.
     ///
-    /// After an error that may pass ([`Error::is_transient`]) the stream goes on, with another attempt at its next message; otherwise it ends.
+    /// When somebody moves the cursor back ([`Subscription::seek`]), or the topic is deleted and made anew while the stream looks for a peer, it goes on
+    /// at the cursor, and what was acknowledged before counts no more; an acknowledgement that was not stored yet at that moment may still count.
+    ///
+    /// After an error that may pass ([`Error::is_transient`]) the stream goes on, with another attempt at its next message; after
+    /// [`Error::Undecodable`] it goes on behind the message that cannot be read, which counts as taken; otherwise it ends.
     ///
     /// ```no_run
     /// # async fn run(news: cubecast_sdk::Subscription) -> Result<(), cubecast_sdk::Error> {

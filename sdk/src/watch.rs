@@ -82,7 +82,8 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Unreachable`] when no peer can be reached; [`Error::Refused`] with `Overloaded`; and what any call can have.
+    /// [`Error::Unreachable`] when no peer can be reached; [`Error::DeadlineExceeded`] when none answers, each for as long as a first attempt may take
+    /// ([`Builder::attempt_timeout`](crate::Builder::attempt_timeout)); [`Error::Refused`] with `Overloaded`; and what any call can have.
     pub async fn watch_cluster(
         &self,
     ) -> Result<BoxStream<'static, Result<ClusterChange, Error>>, Error> {
@@ -93,7 +94,7 @@ impl Client {
             && !tried.contains(&chosen.key)
         {
             tried.push(chosen.key);
-            match watch(chosen).await {
+            match self.watch(chosen).await {
                 Ok(changes) => return Ok(changes),
                 Err(error) if error.is_transient() => last = error,
                 Err(error) => return Err(error),
@@ -119,7 +120,26 @@ impl Client {
     ) -> Result<BoxStream<'static, Result<ClusterChange, Error>>, Error> {
         let key = self.peer_at(peer).await?;
         let chosen = required(self.shared.peers.get(key), "peer")?;
-        watch(chosen).await
+        self.watch(chosen).await
+    }
+
+    /// Opens a stream at a peer, which has as long for it as for any first attempt.
+    async fn watch(
+        &self,
+        chosen: Chosen,
+    ) -> Result<BoxStream<'static, Result<ClusterChange, Error>>, Error> {
+        let patience = self.shared.options.attempt_timeout;
+        let key = chosen.key;
+        match tokio::time::timeout(patience, watch(chosen)).await {
+            Ok(opened) => opened,
+            Err(_) => {
+                self.shared.suspect(key);
+                Err(Error::DeadlineExceeded {
+                    method: METHOD,
+                    deadline: patience,
+                })
+            }
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use super::lease::{Credit, Leases};
 use super::{Access, Broker, Call, Error, Freshness, Watch, look, misfit, rows};
 use crate::replica::{Consistency, Read};
 use crate::shard::{Command, Refusal, Response, Subscription, TopicRow, View};
-use crate::types::{ByteCount, Offset, StoredBatch, SubscriberId, TopicName};
+use crate::types::{ByteCount, Offset, StoredBatch, SubscriberId, TopicId, TopicName};
 
 /// Bytes that are read at once, and so at most what a stream keeps besides its credit: a slow reader costs no more.
 const READ_BYTES_MAX: u64 = 1 << 20;
@@ -41,6 +41,8 @@ pub struct OpenDelivery {
 /// What a delivery begins with.
 #[derive(Debug, Clone)]
 pub struct Opened {
+    /// The life of the topic that is delivered.
+    pub topic_id: TopicId,
     /// The subscription, with the cursor at which delivery begins.
     pub subscription: Subscription,
     /// The offset that the topic's next message will get.
@@ -82,9 +84,10 @@ impl Broker {
     ) -> Result<(Opened, Delivery<R>), Error> {
         // Made before the read, so that nothing that changes after the read is missed.
         let watch = call.replica.subscribe_topic(&open.topic);
+        // A reader takes a cursor that is lower than it was told as moved back, so it must not be told of one by a leader that was replaced.
         let read = call
             .replica
-            .read(Consistency::Leader, call.deadline)
+            .read(Consistency::Linearizable, call.deadline)
             .await?;
         let (topic, subscription) = find(call.replica, &read, &open)?;
         let holding = self.holders.take(topic.id, &open.subscriber);
@@ -114,6 +117,7 @@ impl Broker {
             open,
         };
         let opened = Opened {
+            topic_id: delivery.topic.id,
             subscription,
             head_offset: delivery.topic.next_offset,
             freshness: Freshness::from(&read),
@@ -380,18 +384,21 @@ impl<R: Access> Delivery<R> {
         if self.acknowledging.is_some() || self.acknowledged <= self.cursor {
             return;
         }
-        let command = Command::Acknowledge {
-            topic: self.open.topic.clone(),
+        let topic = self.open.topic.clone();
+        let command = Command::AcknowledgeLife {
+            topic: topic.clone(),
+            topic_id: self.topic.id,
             subscriber: self.open.subscriber.clone(),
             next_offset: self.acknowledged,
-            expected: None,
         };
         let replica = self.replica.clone();
         let acknowledging = async move {
             let deadline = Instant::now() + STEP_MAX;
-            match replica.propose(command, deadline).await?.outcome? {
-                Response::Acknowledged { cursor } => Ok(cursor),
-                other => misfit(replica.shard(), &other),
+            match replica.propose(command, deadline).await?.outcome {
+                Ok(Response::Acknowledged { cursor }) => Ok(cursor),
+                Ok(other) => misfit(replica.shard(), &other),
+                Err(Refusal::TopicNotFound { .. }) => Err(Error::TopicDeleted { topic }),
+                Err(refusal) => Err(refusal.into()),
             }
         };
         self.acknowledging = Some(acknowledging.boxed());

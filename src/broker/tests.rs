@@ -1,5 +1,6 @@
 //! Calls on a replica that applies commands to a real state machine in memory, without consensus.
 
+mod delivery;
 mod fake;
 mod retention;
 

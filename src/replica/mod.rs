@@ -439,6 +439,7 @@ fn is_growing(command: &Command) -> bool {
         | Command::DeleteSubscriber { .. }
         | Command::Unsubscribe { .. }
         | Command::Acknowledge { .. }
+        | Command::AcknowledgeLife { .. }
         | Command::Seek { .. } => false,
     }
 }

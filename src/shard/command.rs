@@ -157,6 +157,17 @@ pub enum Command {
         /// Which comparison; tells one barrier from another.
         id: u64,
     },
+    /// As [`Command::Acknowledge`], in one life of the topic: what was read of a topic is not acknowledged in a later one of its name.
+    AcknowledgeLife {
+        /// The topic.
+        topic: TopicName,
+        /// The life of it that is meant.
+        topic_id: TopicId,
+        /// Whose cursor.
+        subscriber: SubscriberId,
+        /// Messages before this one are acknowledged.
+        next_offset: Offset,
+    },
 }
 
 /// A topic to be made.

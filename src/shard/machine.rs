@@ -427,6 +427,12 @@ impl Step<'_> {
                 next_offset,
                 expected,
             } => self.acknowledge(&topic, &subscriber, next_offset, expected),
+            Command::AcknowledgeLife {
+                topic,
+                topic_id,
+                subscriber,
+                next_offset,
+            } => self.acknowledge_life((topic, topic_id), &subscriber, next_offset),
             Command::Seek {
                 topic,
                 subscriber,

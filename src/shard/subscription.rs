@@ -4,7 +4,7 @@ use super::machine::{Step, Stop};
 use super::row::{self, SubscriptionRow};
 use super::{Event, Refusal, Response, Start, TopicRow};
 use crate::store::Table;
-use crate::types::{Offset, SubscriberId, Timestamp, TopicName};
+use crate::types::{Offset, SubscriberId, Timestamp, TopicId, TopicName};
 
 impl Step<'_> {
     pub(super) fn subscribe(
@@ -84,6 +84,19 @@ impl Step<'_> {
         Ok(Response::Acknowledged {
             cursor: row.cursor(&topic),
         })
+    }
+
+    pub(super) fn acknowledge_life(
+        &mut self,
+        (name, id): (TopicName, TopicId),
+        subscriber: &SubscriberId,
+        next_offset: Offset,
+    ) -> Result<Response, Stop> {
+        if self.topic(&name)?.id != id {
+            // That of this name now is another.
+            return Err(Refusal::TopicNotFound { topic: name }.into());
+        }
+        self.acknowledge(&name, subscriber, next_offset, None)
     }
 
     pub(super) fn seek(

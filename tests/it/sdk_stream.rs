@@ -179,10 +179,10 @@ async fn message_that_is_too_large_fails_alone_and_the_others_are_published() {
     let mut world = World::new(&[("limits.message_bytes_max", "2000")]).await;
     let options = ProducerOptions::new().linger(Duration::from_secs(60));
     let producer = world.producer(options);
-    let mut receipts = Vec::new();
-    for bytes in [10, 3_000, 20, 0, 30] {
-        receipts.push(producer.send(vec![7_u8; bytes]).await.unwrap());
-    }
+    let sizes = [10, 3_000, 20, 0, 30];
+    let receipts = producer
+        .send_all(sizes.map(|bytes| vec![7_u8; bytes]))
+        .await;
     producer.flush().await;
     let mut outcomes = Vec::new();
     for receipt in receipts {
@@ -240,5 +240,42 @@ async fn reader_that_is_replaced_is_told_so_and_the_newer_one_goes_on() {
     assert_eq!(lost.reason(), Some(Reason::LeaseLost));
     assert!(older.next().await.is_none());
     assert_eq!(next(&mut newer).await.offset, 3);
+    world.cluster.stop().await;
+}
+
+// REQ G5: a topic of the same name has another life, and a cursor that is moved back stays there.
+#[tokio::test(flavor = "multi_thread")]
+async fn stream_follows_a_seek_back_and_a_topic_that_is_made_anew_has_its_own_cursor() {
+    let mut world = World::new(&[]).await;
+    let producer = world.producer(ProducerOptions::new());
+    let news = world.subscription().await;
+    let mut messages = news.stream(StreamOptions::new());
+    let receipts = producer.send_all((0..10).map(|number| number.to_string()));
+    receipts.await.wait().await.unwrap();
+    for offset in 0..10 {
+        assert_eq!(next(&mut messages).await.offset, offset);
+    }
+    let end = Instant::now() + PATIENCE;
+    while messages.control().cursor() < 10 {
+        assert!(Instant::now() < end, "nothing is acknowledged");
+        // Asked for more, it acknowledges what it gave.
+        let more = tokio::time::timeout(Duration::from_millis(20), messages.next()).await;
+        assert!(more.is_err(), "{more:?}");
+    }
+    news.seek(Start::Offset(3)).await.unwrap();
+    for offset in 3..10 {
+        assert_eq!(next(&mut messages).await.offset, offset);
+    }
+    world.client.delete_topic(&world.topic).await.unwrap();
+    world
+        .client
+        .create_topic(world.topic.as_str())
+        .await
+        .unwrap();
+    let news = world.subscription().await;
+    let ended = messages.next().await.unwrap().unwrap_err();
+    assert_eq!(ended.reason(), Some(Reason::TopicDeleted));
+    let pulled = news.pull(PullOptions::new()).await.unwrap();
+    assert_eq!(pulled.cursor, 0);
     world.cluster.stop().await;
 }

@@ -2,11 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use cubecast_sdk::{Client, Consistency, Event, Events, Published, Publisher, PullOptions};
+use cubecast_sdk::{
+    AckLevel, Client, Consistency, Error, Event, Events, Published, Publisher, PullOptions,
+};
 use futures::FutureExt;
 
 use crate::builder;
-use crate::fake::FakeCluster;
+use crate::fake::{FakeCluster, Fault};
 
 /// Far longer than any of this takes, and far shorter than an attempt.
 const SOON: Duration = Duration::from_secs(5);
@@ -188,4 +190,54 @@ async fn bare_publish_is_never_sent_twice() {
     let silent = tokio::time::timeout(Duration::from_millis(300), publish).await;
     assert!(silent.is_err());
     assert!(cluster.seen("Publish").len() <= 1);
+}
+
+/// A peer whose connections are taken and never served.
+async fn mute() -> (tokio::net::TcpListener, String) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    (listener, address)
+}
+
+#[tokio::test]
+async fn watching_a_silent_cluster_is_given_up() {
+    let (_first, first) = mute().await;
+    let (_second, second) = mute().await;
+    let builder = Client::builder().peer(first).peer(second);
+    let client = builder.attempt_timeout(Duration::from_millis(50)).build();
+    let watching = client.as_ref().unwrap().watch_cluster();
+    let opened = tokio::time::timeout(SOON, watching).await.unwrap();
+    assert!(matches!(opened, Err(Error::DeadlineExceeded { .. })));
+}
+
+#[tokio::test]
+async fn deadline_may_be_as_long_as_can_be_written() {
+    let cluster = FakeCluster::start(1).await;
+    let client = builder(&cluster).deadline(Duration::MAX).build().unwrap();
+    client.publish("news", ["a"]).await.unwrap();
+    let publisher = client.publisher("agency");
+    publisher.publish("news", ["b"]).await.unwrap();
+    let pull = PullOptions::new().wait(Duration::MAX).max_messages(10);
+    let news = client.subscriber("reader").subscription("news");
+    assert_eq!(news.pull(pull).await.unwrap().len(), 2);
+}
+
+// A replica that is away makes each of these wait for its deadline: that must not use up the second attempts that a silent peer would need.
+#[tokio::test]
+async fn publish_to_all_replicas_asks_no_second_peer_while_the_first_is_there() {
+    let cluster = FakeCluster::start(2).await;
+    let client = builder(&cluster)
+        .attempt_timeout(Duration::from_millis(300))
+        .hedge(Duration::from_millis(20), Duration::from_millis(20))
+        .connect()
+        .await
+        .unwrap();
+    cluster.fail(0, Fault::Hang);
+    cluster.fail(1, Fault::Hang);
+    let begun = Instant::now();
+    let publisher = client.publisher("agency").with_acks(AckLevel::All);
+    let publishing = publisher.publish("news", ["a"]);
+    let early = tokio::time::timeout(Duration::from_millis(200), publishing).await;
+    assert!(early.is_err(), "{:?}", begun.elapsed());
+    assert_eq!(cluster.seen("Publish").len(), 1);
 }

@@ -9,7 +9,10 @@
 mod batch;
 mod failover;
 mod fake;
+mod producer;
 mod raw;
+mod script;
+mod stream;
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};

@@ -192,6 +192,7 @@ impl Attempt for Opening<'_> {
                 opened.head_offset,
             )),
             source: Some(answer::source(api.cluster(), &here, opened.freshness)),
+            topic_id: opened.topic_id.to_bits(),
         };
         Ok(Feed::Here(Box::new(Local {
             first: Some(first),

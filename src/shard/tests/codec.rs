@@ -98,6 +98,12 @@ fn later_commands() -> Vec<Command> {
             bytes: ByteCount(9),
         },
         Command::Barrier { id: 7 },
+        Command::AcknowledgeLife {
+            topic: topic("news"),
+            topic_id: TopicId::new(4, 1),
+            subscriber: subscriber("bob"),
+            next_offset: Offset(3),
+        },
     ]
 }
 

@@ -83,6 +83,11 @@ fn cursors() -> impl Strategy<Value = Command> {
                 topic, subscriber, next_offset, expected,
             }
         ),
+        2 => (small_topic(), 1_u64..5, small_subscriber(), offset()).prop_map(
+            |(topic, number, subscriber, next_offset)| Command::AcknowledgeLife {
+                topic, topic_id: TopicId::new(shard().index(), number), subscriber, next_offset,
+            }
+        ),
         1 => (small_topic(), small_subscriber(), start())
             .prop_map(|(topic, subscriber, to)| Command::Seek { topic, subscriber, to }),
     ]

@@ -135,6 +135,12 @@ impl<'a> Words<'a> {
                 at: self.at(),
             },
             "unsubscribe" => Command::Unsubscribe { topic, subscriber },
+            "acknowledge" if self.number("life").is_some() => Command::AcknowledgeLife {
+                topic,
+                topic_id: TopicId::new(shard().index(), self.number("life").unwrap()),
+                subscriber,
+                next_offset: Offset(self.number("next").unwrap()),
+            },
             "acknowledge" => Command::Acknowledge {
                 topic,
                 subscriber,
