@@ -288,7 +288,9 @@ impl<R: Access> Delivery<R> {
         let first = topic.first_offset;
         self.topic = topic;
         if self.position < first {
-            self.missed += first.0 - self.position.0;
+            // What was delivered once, and would have come again, is not missed.
+            let seen = self.position.max(self.delivered);
+            self.missed += first.0.saturating_sub(seen.0);
             self.jump(first);
         }
         let cursor = subscription.cursor;

@@ -136,6 +136,11 @@ impl Broker {
             .await
     }
 
+    /// Whether a publisher was found lately, so that [`Self::require_publisher`] asks nobody.
+    pub fn has_found(&self, publisher: &PublisherId) -> bool {
+        self.publishers.contains(publisher)
+    }
+
     /// Asks the publisher's shard unless it was found lately.
     ///
     /// # Errors

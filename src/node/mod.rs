@@ -108,7 +108,8 @@ impl Node {
             connections_max: config.limits.connections_max,
         };
         let tasks = TaskTracker::new();
-        tasks.spawn(server::Server::new(listener, routes, options).run(stop.clone()));
+        let server = server::Server::new(listener, routes, peers.clone(), options);
+        tasks.spawn(server.run(stop.clone()));
         // Until the connections are cut: a peer that drains still lives.
         tasks.spawn(peers.links().clone().run(stop.cut.clone()));
         // Only now: the other peers wait for this one's answer as it waits for theirs.

@@ -2,7 +2,11 @@
 //!
 //! Beyond `connections_max` a connection is still answered, with a typed error for every call, so that the client learns why; it is closed
 //! after a short while. Beyond twice the limit nothing is accepted until one of those is gone: the kernel's queue holds the rest. Peers are
-//! always let in and stay: clients must not be able to stop replication. A connection that does not begin to speak HTTP/2 soon is closed.
+//! always let in and stay: clients must not be able to stop replication. A connection is a peer's from the first call on it that says rightly which peer
+//! makes it; one on which nobody has said so is as short as a client's. A connection that does not begin to speak HTTP/2 soon is closed.
+//!
+//! What a connection sends and nobody has read yet takes memory here: at most `connections_max` times the window of a connection, 8 GiB with the
+//! defaults, and as much for those that only hear why they are refused, which are gone after [`REFUSAL_LIFE`]. A machine with less has a lower limit.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -23,7 +27,8 @@ use tower::Service;
 use tracing::{debug, warn};
 
 use crate::env::net::{self, Listener, Stream};
-use crate::rpc;
+use crate::link::Peers;
+use crate::rpc::{self, Sender};
 
 /// How long a refused connection may stay to hear why.
 const REFUSAL_LIFE: Duration = Duration::from_secs(5);
@@ -41,8 +46,12 @@ const STREAMS_PER_CONNECTION_MAX: u32 = 65_536;
 /// Calls given up by their caller before this peer has seen them. A peer that was frozen for a moment meets many, from others who are no
 /// attackers; beyond the default of 20 the connection would be closed, and with it the Raft streams.
 const RESETS_PENDING_MAX: usize = 4096;
-const STREAM_WINDOW_BYTES: u32 = 16 << 20;
-const CONNECTION_WINDOW_BYTES: u32 = 64 << 20;
+/// What one call may have on its way. No more is needed to keep a link busy: what has arrived is read at once, by a PublishStream up to its own window of
+/// 8 MiB and by a replica up to sixteen proposals of 64 KiB, so this much is sent for each round trip.
+const STREAM_WINDOW_BYTES: u32 = 2 << 20;
+/// What all calls of one connection may have on their way: four that nobody reads, which do not keep the others from being read. The same for clients and
+/// peers, because it is granted before the first call tells which of them it is.
+const CONNECTION_WINDOW_BYTES: u32 = 4 * STREAM_WINDOW_BYTES;
 /// A client that is gone without a word is noticed within twice this time.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
 
@@ -57,6 +66,7 @@ pub(super) struct Options {
 pub(super) struct Server {
     listener: Listener,
     routes: Routes,
+    peers: Peers,
     options: Options,
     admitted: Arc<Semaphore>,
     refused: Arc<Semaphore>,
@@ -64,13 +74,15 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub(super) fn new(listener: Listener, routes: Routes, options: Options) -> Self {
+    /// A server of these calls, for clients and for these peers.
+    pub(super) fn new(listener: Listener, routes: Routes, peers: Peers, options: Options) -> Self {
         let permits = usize::try_from(options.connections_max)
             .unwrap_or(Semaphore::MAX_PERMITS)
             .min(Semaphore::MAX_PERMITS);
         Self {
             listener,
             routes,
+            peers,
             options,
             admitted: Arc::new(Semaphore::new(permits)),
             refused: Arc::new(Semaphore::new(permits)),
@@ -127,6 +139,7 @@ impl Server {
     fn spawn(&self, stream: Stream, seat: Seat, stop: Stop) {
         let service = Door {
             routes: self.routes.clone(),
+            peers: self.peers.clone(),
             is_admitted: seat.is_admitted,
             is_peer: Arc::default(),
             connections_max: self.options.connections_max,
@@ -224,8 +237,9 @@ struct Seat {
 #[derive(Clone)]
 struct Door {
     routes: Routes,
+    peers: Peers,
     is_admitted: bool,
-    /// A peer has called through it.
+    /// A peer has called through it, and said rightly which one it is.
     is_peer: Arc<AtomicBool>,
     connections_max: u32,
 }
@@ -244,12 +258,18 @@ impl Service<http::Request<hyper::body::Incoming>> for Door {
         )
     }
 
-    fn call(&mut self, request: http::Request<hyper::body::Incoming>) -> Self::Future {
-        if self.is_admitted {
-            return Box::pin(self.routes.call(request));
+    fn call(&mut self, mut request: http::Request<hyper::body::Incoming>) -> Self::Future {
+        let connection = match self.is_peer.load(Ordering::Relaxed) {
+            true => Sender::Peer,
+            false => Sender::Client,
+        };
+        let sender = connection.of_call(&self.peers, &request);
+        match sender {
+            Sender::Peer => self.is_peer.store(true, Ordering::Relaxed),
+            Sender::Newcomer => {}
+            Sender::Client => rpc::disbelieve(&mut request),
         }
-        if rpc::is_peer_call(&request) {
-            self.is_peer.store(true, Ordering::Relaxed);
+        if self.is_admitted || sender != Sender::Client {
             return Box::pin(self.routes.call(request));
         }
         let answer = rpc::connections_exhausted(self.connections_max);

@@ -75,7 +75,8 @@ impl Api {
             Some(Leader { peer, term })
         });
         let router = Arc::new(Router::new(parts.cluster.clone(), gone, told));
-        let edge = Edge::new(parts.cluster.this(), &parts.limits, parts.facts.trace_seed);
+        let (seed, drain) = (parts.facts.trace_seed, parts.drain.clone());
+        let edge = Edge::new(parts.cluster.this(), &parts.limits, seed, drain);
         Self {
             parts: Arc::new(parts),
             router,

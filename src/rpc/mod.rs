@@ -41,7 +41,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 pub use api::{Api, Parts};
-pub use connection::{connections_exhausted, is_peer_call};
+pub use connection::{Sender, connections_exhausted, disbelieve};
 pub use context::{FORWARDED_BY, ROUTE, SERVED_BY, TRACE_PARENT};
 pub use facts::{Facts, Now};
 pub use layers::Relay;

@@ -46,6 +46,13 @@ pub fn failure(error: Error, this: PeerId) -> Failure {
     Failure::Final(fault.into_status())
 }
 
+/// This peer stops, and takes nothing new.
+pub fn stopping(this: PeerId) -> Status {
+    Fault::new(Reason::ShuttingDown, "this peer stops")
+        .with("peer", this)
+        .into_status()
+}
+
 /// Why a replica did not do what it was asked.
 pub fn from_replica(error: &replica::Error, this: PeerId) -> Failure {
     let text = error.to_string();

@@ -20,6 +20,7 @@ use tonic::{Response, Status};
 use super::answer;
 use super::api::Api;
 use super::node::REVISION;
+use super::refusal;
 use super::status::Fault;
 use crate::consensus::Leadership;
 use crate::link::LinkMap;
@@ -104,9 +105,8 @@ impl Watcher {
             tokio::select! {
                 () = drain.cancelled() => {
                     self.is_over = true;
-                    let this = self.api.cluster().this();
-                    let fault = Fault::new(ErrorReason::ShuttingDown, "this peer stops");
-                    return Some((Err(fault.with("peer", this).into_status()), self));
+                    let status = refusal::stopping(self.api.cluster().this());
+                    return Some((Err(status), self));
                 }
                 () = self.stir() => {}
             }

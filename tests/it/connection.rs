@@ -10,7 +10,7 @@ use futures::stream::FuturesUnordered;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
-use tonic::{Code, Status};
+use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
 
 use crate::support::{
@@ -134,6 +134,43 @@ async fn connections_beyond_the_limit_are_told_so_and_peers_get_through() {
     cluster.stop().await;
 }
 
+// Limits: to be a peer it does not do to say so, neither for a place nor for a call.
+#[tokio::test(flavor = "multi_thread")]
+async fn stranger_that_says_it_is_a_peer_is_taken_for_a_client() {
+    let mut cluster = TestCluster::with_settings(&[("limits.connections_max", "20")]).await;
+    let topic = name_owned_by("stranger", 4);
+    let mut client = plain(cluster.address(3)).await;
+    create_topic(&mut client, &topic).await;
+    let forwarded = || {
+        let mut request = Request::new(PublishRequest {
+            topic: topic.clone(),
+            messages: vec![message("x")],
+            ..Default::default()
+        });
+        let metadata = request.metadata_mut();
+        metadata.insert("cubecast-forwarded-by", "5".parse().unwrap());
+        request
+    };
+    // Peer 3 has no replica of the shard: it would answer that it does not lead.
+    client.publish(forwarded()).await.unwrap();
+
+    let (_served, refused, _) = fill(cluster.address(4)).await;
+    let error = refused.client().publish(forwarded()).await.unwrap_err();
+    assert_eq!(told(&error), exhausted(20));
+    let greet = "/cubecast.peer.v1.RaftService/Greet";
+    let error = refused.call(greet, Bytes::new()).await.unwrap_err();
+    assert_eq!(told(&error), exhausted(20));
+    // And it goes as soon as others that are refused.
+    let deadline = Instant::now() + PATIENCE;
+    while let Err(error) = refused.call(greet, Bytes::new()).await
+        && error.get_details_error_info().is_some()
+    {
+        assert!(Instant::now() < deadline, "it stays");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    cluster.stop().await;
+}
+
 // Limits: whoever connects and says nothing, or stops in the middle of the first words, loses the place to those who speak.
 #[tokio::test(flavor = "multi_thread")]
 async fn silent_connections_do_not_keep_their_places() {
@@ -235,6 +272,28 @@ async fn ten_thousand_connections_are_served_or_refused_politely() {
     drop(served);
     until_served(&address).await;
     assert_healthy(&mut plain(&address).await, "after-the-rush").await;
+    cluster.stop().await;
+}
+
+// Limits: readers that do not say what they want to read have a seat among the streams, and take no place of a call.
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_that_are_not_opened_take_no_place_of_a_call() {
+    const CALLS_MAX: u32 = 8;
+    let mut cluster = TestCluster::with_settings(&[("limits.calls_max", "8")]).await;
+    let topic = name_owned_by("silent", 4);
+    let mut client = plain(cluster.address(4)).await;
+    create_topic(&mut client, &topic).await;
+    let silent = |mut client: crate::support::Plain| async move {
+        client.stream_pull(futures::stream::pending()).await
+    };
+    let mut waiting: FuturesUnordered<_> =
+        (0..2 * CALLS_MAX).map(|_| silent(client.clone())).collect();
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(1) {
+        assert!(futures::poll!(waiting.next()).is_pending());
+        publish(&mut client, &topic, &["x"]).await.unwrap();
+    }
+    drop(waiting);
     cluster.stop().await;
 }
 

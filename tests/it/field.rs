@@ -7,7 +7,7 @@ use cubecast_sdk::proto::v1::{
     ListSubscriptionsRequest, ListTopicsRequest, PublishRequest, PublishSequence, PullRequest,
     ReadConsistency, SeekRequest, StartPosition, SubscribeRequest,
 };
-use tonic::{Code, Request, Status};
+use tonic::{Code, Status};
 
 use crate::support::{
     Plain, create_subscriber, create_topic, message, name_owned_by, plain, publish, pull, subscribe,
@@ -109,15 +109,10 @@ async fn senseless(client: &mut Plain, topic: &str) -> Vec<(&'static str, Status
         seconds: -1,
         nanos: 0,
     });
-    let mut forwarded = Request::new(publish());
-    forwarded
-        .metadata_mut()
-        .insert("cubecast-forwarded-by", "nobody".parse().unwrap());
     let eventual = ReadConsistency::Eventual.into();
     let fields = [
         "sequence",
         "acks",
-        "cubecast-forwarded-by",
         "request_id",
         "request_id",
         "start",
@@ -139,7 +134,6 @@ async fn senseless(client: &mut Plain, topic: &str) -> Vec<(&'static str, Status
             acks: 99,
             ..publish()
         }),
-        client.publish(forwarded),
         client.create_topic(CreateTopicRequest {
             topic: "t".into(),
             request_id: "7".into(),

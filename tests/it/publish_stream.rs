@@ -8,15 +8,17 @@ use cubecast_sdk::proto::v1::{
     AckLevel, ErrorReason, GetTopicRequest, Message, PublishSequence, PublishStreamRequest,
     PublishStreamResponse, ReplicaPullRequest, StreamError,
 };
+use cubecast_sdk::{Client, Fault};
 use futures::StreamExt;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 use crate::support::{
-    Plain, all_know_gone, create_publisher, create_topic, message, name_owned_by, plain, publish_as,
+    Plain, all_know_gone, create_publisher, create_topic, message, name_owned_by, plain, publish,
+    publish_as,
 };
-use crate::wire::PATIENCE;
+use crate::wire::{PATIENCE, Wire};
 
 /// A stream with the sender of its requests.
 pub struct Open {
@@ -259,6 +261,88 @@ async fn no_more_is_taken_than_the_window_holds() {
         }
         assert_eq!(next_offset(&mut client, &topic).await, 64);
     }
+    cluster.stop().await;
+}
+
+// Answers that nobody reads keep no request waiting that is in the window, and no room of the streams of others.
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_are_decided_whether_their_answers_are_read_or_not() {
+    const COUNT: usize = 2_000;
+    let mut cluster = TestCluster::start().await;
+    let topic = name_owned_by("unread", 4);
+    let mut client = plain(cluster.address(4)).await;
+    create_topic(&mut client, &topic).await;
+    for peer in [4, 3] {
+        // Less than one answer: the transport takes the first, and those that are ready with it, up to some 32 KiB, and then no more.
+        let wire = Wire::with_window(cluster.address(peer), Some(1));
+        let mut unread = wire.await.unwrap().client();
+        let (requests, outgoing) = mpsc::channel(COUNT);
+        let answers = unread.publish_stream(ReceiverStream::new(outgoing)).await;
+        let answers = answers.unwrap().into_inner();
+        let first = next_offset(&mut client, &topic).await;
+        requests.send(request(&topic, 0)).await.unwrap();
+        until_stored(&mut client, &topic, first + 1).await;
+        for number in 1..COUNT {
+            requests.send(request(&topic, number as u64)).await.unwrap();
+        }
+        until_stored(&mut client, &topic, first + 64).await;
+        for _ in 0..20 {
+            publish(&mut client, &topic, &["beside"]).await.unwrap();
+        }
+        let taken = next_offset(&mut client, &topic).await - first - 20;
+        assert!(taken < COUNT as u64 / 2, "peer {peer} took {taken}");
+        drop((requests, answers));
+    }
+    cluster.stop().await;
+}
+
+/// Waits until a topic has so many messages.
+async fn until_stored(client: &mut Plain, topic: &str, count: u64) {
+    let end = tokio::time::Instant::now() + PATIENCE;
+    while next_offset(client, topic).await < count {
+        assert!(tokio::time::Instant::now() < end, "{count} are not stored");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+// A publisher that has to be looked up at a peer that is far away.
+#[tokio::test(flavor = "multi_thread")]
+async fn lookup_of_a_publisher_holds_up_its_topic_alone() {
+    let mut cluster = TestCluster::with_settings(&[("fault_injection", "true")]).await;
+    let (topic, other) = (name_owned_by("slow", 0), name_owned_by("quick", 0));
+    let publisher = name_owned_by("agency", 7);
+    let mut client = plain(cluster.address(0)).await;
+    create_topic(&mut client, &topic).await;
+    create_topic(&mut client, &other).await;
+    create_publisher(&mut plain(cluster.address(7)).await, &publisher).await;
+    let admin = Client::connect([cluster.address(0)]).await.unwrap();
+    let far = Fault::new().with_delay(Duration::from_millis(120));
+    let injected = admin.inject_fault(cluster.address(0), far.with_peer(7));
+    injected.await.unwrap();
+    let mut stream = Open::at(&mut client).await;
+    let asking = PublishStreamRequest {
+        publisher,
+        ..request(&topic, 0)
+    };
+    stream.send(asking).await;
+    stream.send(request(&other, 1)).await;
+    stream.send(request(&topic, 2)).await;
+    let mut times = Vec::new();
+    for (number, offset) in [(0, 0), (1, 0), (2, 1)] {
+        let answer = tokio::time::timeout(PATIENCE, stream.answers.message()).await;
+        let answer = answer.unwrap().unwrap().unwrap();
+        let Some(Outcome::Published(published)) = answer.result else {
+            panic!("{answer:?}");
+        };
+        assert_eq!(
+            (answer.request_number, published.first_offset),
+            (number, offset)
+        );
+        let time = published.append_time.unwrap();
+        times.push((time.seconds, time.nanos));
+    }
+    assert!(times[1] < times[0], "the other topic waited: {times:?}");
+    assert!(times[0] <= times[2]);
     cluster.stop().await;
 }
 

@@ -35,10 +35,21 @@ pub struct Wire(SendRequest<Body>);
 impl Wire {
     /// Connects to a peer.
     pub async fn connect(address: &str) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+        Self::with_window(address, None).await
+    }
+
+    /// Connects to a peer, and takes no more bytes of an answer than this as long as nobody reads it.
+    pub async fn with_window(
+        address: &str,
+        bytes: Option<u32>,
+    ) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
         let stream = TcpStream::connect(host(address)).await?;
         stream.set_nodelay(true)?;
-        let (sender, connection) =
-            http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        if let Some(bytes) = bytes {
+            builder.initial_stream_window_size(bytes);
+        }
+        let (sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
         #[expect(clippy::disallowed_methods, reason = "it ends with the last clone")]
         tokio::spawn(connection);
         Ok(Self(sender))

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use super::fake::World;
-use super::{publish, pull, topic, world};
+use super::fake::{Fake, World};
+use super::{publish, pull, subscriber, topic, world};
 use crate::broker::access::Access;
-use crate::broker::{Acknowledgement, Call, CreateTopics, Error, Pull};
+use crate::broker::{
+    Acknowledgement, Call, CreateTopics, Delivered, Delivery, Error, OpenDelivery, Pull,
+};
 use crate::shard::{Command, NewTopic, Refusal};
 use crate::types::{ByteCount, Offset, RequestId, Retention};
 
@@ -57,6 +59,40 @@ async fn pull_tells_what_was_missed_until_the_cursor_moves() {
     assert_eq!((pulled.missed, pulled.cursor), (4, Offset(8)));
     let pulled = world.pull(&all).await;
     assert_eq!((pulled.missed, pulled.batches.len()), (0, 0));
+}
+
+#[tokio::test]
+async fn stream_tells_what_it_never_delivered_and_tells_it_once() {
+    let world = world().await;
+    for _ in 0..6 {
+        world.publish(&publish(1)).await;
+    }
+    let open = OpenDelivery {
+        topic: topic("t"),
+        subscriber: subscriber("s"),
+        lease: Duration::from_secs(600),
+        heartbeat: Duration::from_secs(600),
+    };
+    let opened = world.broker.open_delivery(&world.call(), open).await;
+    let (_, mut delivery) = opened.unwrap();
+    delivery.give(4, ByteCount(0));
+    for offset in 0..4 {
+        assert_eq!(next(&mut delivery).await, (offset, 0));
+    }
+    // Those were delivered and come no more; the fifth is missed.
+    trim(&world, 5).await;
+    delivery.reject(Offset(0), Duration::ZERO);
+    delivery.give(1, ByteCount(0));
+    assert_eq!(next(&mut delivery).await, (5, 1));
+}
+
+/// The next message, and how many were missed right before it.
+async fn next(delivery: &mut Delivery<Fake>) -> (u64, u64) {
+    loop {
+        if let Delivered::Batch { batch, missed, .. } = delivery.next().await.unwrap() {
+            return (batch.base_offset.0, missed);
+        }
+    }
 }
 
 #[tokio::test]

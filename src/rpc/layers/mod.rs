@@ -1,7 +1,7 @@
-//! What happens to every call before and after its method: the deadline is read, too many calls are refused, a span is opened, and errors of
-//! the transport get a reason.
+//! What happens to every call before and after its method: the deadline is read, too many calls are refused, a request that never ends is given up,
+//! a span is opened, and errors of the transport get a reason.
 //!
-//! One service does it all, so that a call costs one allocation here. Begin with [`Edge`].
+//! One service does it all, so that a call costs few allocations here. Begin with [`Edge`].
 
 mod deadline;
 mod delivery;
@@ -9,6 +9,7 @@ mod refine;
 mod relay;
 mod shed;
 mod trace;
+mod upload;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -19,17 +20,20 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::{Request, Response};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tower::{Layer, Service};
 use tracing::Instrument;
 
 pub use delivery::Delivery;
 pub use relay::{RELAY_FACT, Relay};
+pub use shed::Place;
 
 use super::context::Arrival;
 use crate::types::{Limits, PeerId};
 use shed::Gate;
 use trace::Traces;
+use upload::Upload;
 
 /// Every method of the public API begins so; peers and probes are not refused when there are many calls.
 const PUBLIC_PATH: &str = "/cubecast.v1.";
@@ -49,9 +53,10 @@ struct Shared {
 }
 
 impl Edge {
-    /// The layer of a peer with these limits; `seed` makes the ids of its traces differ from those of others.
-    pub fn new(peer: PeerId, limits: &Limits, seed: u128) -> Self {
-        let gate = Gate::new(limits.calls_max);
+    /// The layer of a peer with these limits, which takes no more calls once the drain begins; `seed` makes the ids of its traces differ from those of
+    /// others.
+    pub fn new(peer: PeerId, limits: &Limits, seed: u128, drain: CancellationToken) -> Self {
+        let gate = Gate::new(peer, limits.calls_max, drain);
         let shared = Shared {
             peer,
             gate,
@@ -96,8 +101,9 @@ type ResponseFuture = Pin<Box<dyn Future<Output = Result<Response<Body>, Infalli
 
 impl<S, B, R> Service<Request<B>> for EdgeService<S>
 where
-    S: Service<Request<B>, Response = Response<R>, Error = Infallible>,
+    S: Service<Request<Upload<B>>, Response = Response<R>, Error = Infallible>,
     S::Future: Send + 'static,
+    B: http_body::Body<Data = Bytes> + Unpin + Send + 'static,
     R: http_body::Body<Data = Bytes> + Send + 'static,
     R::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
@@ -117,23 +123,28 @@ where
             return refuse(deadline::already_past());
         }
         let uri = request.uri().clone();
-        let is_public = uri.path().starts_with(PUBLIC_PATH);
-        let permit = if is_public {
-            shared.gate.enter().map(Some)
-        } else {
-            Ok(None)
-        };
-        let permit = match permit {
-            Ok(permit) => permit,
-            Err(status) => return refuse(status),
-        };
+        if uri.path().starts_with(PUBLIC_PATH) {
+            match Place::take(&shared.gate) {
+                Ok(place) => request.extensions_mut().insert(place),
+                Err(status) => return refuse(status),
+            };
+        }
         shared.traces.ensure(request.headers_mut());
         let span = trace::span(shared.peer, &request);
         request.extensions_mut().insert(Arrival { at, timeout });
+        let place = request.extensions().get::<Place>().cloned();
+        let (request, lateness) = upload::watch(request, at, timeout);
         let answer = self.inner.call(request);
         let work = async move {
-            let response = answer.await?;
-            drop(permit);
+            let response = tokio::select! {
+                biased;
+                response = answer => response?,
+                // The method was not reached.
+                status = lateness.come() => return Ok(status.into_http()),
+            };
+            if let Some(place) = place {
+                place.leave();
+            }
             let response = refine::refine(
                 response.map(Body::new),
                 uri.path(),

@@ -1,8 +1,11 @@
 //! Streams of messages: many publishes over one call, and deliveries as they come.
 //!
-//! A stream lives in its call: it is a state that the transport asks for the next answer, so a client that reads slowly is served slowly and costs
-//! no more than its window. Never decides what a publish or a delivery means: that is `broker`. Begin with [`Streams`], then [`publish`] and [`pull`].
+//! A stream lives in its call and ends with it: a client that reads slowly is served slowly and costs no more than its window. Deliveries are made when
+//! the transport asks for the next one; publishes go on without it, so that what they take of the room of all streams never waits for a client. Never decides what a publish or a delivery means: that is `broker`. Begin with [`Streams`], then [`publish`] and [`pull`].
 
+mod answers;
+mod attempt;
+mod held;
 mod proxy;
 mod publish;
 mod pull;
@@ -14,18 +17,21 @@ use std::time::Duration;
 use cubecast_sdk::proto::v1::ErrorReason;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
-use tonic::{Code, Request, Status};
+use tonic::{Code, Request, Status, Streaming};
 
 use super::api::Api;
 use super::context::{Arrival, Context, TIMEOUT_DEFAULT};
+use super::layers::Place;
+use super::refusal;
 use super::status::{self, Fault};
 
-pub use publish::Answers as PublishAnswers;
+pub use answers::Answers as PublishAnswers;
 pub use pull::Deliveries;
 
 /// Streams that clients may have open at one peer. Each costs a few KiB while it is idle.
 pub const STREAMS_MAX: u32 = 4096;
-/// What the requests of all streams of clients may take while they wait for their answers, in KiB: 256 MiB. Full: streams read on when there is room.
+/// What the requests of all streams of clients may take while they are not decided, in KiB: 256 MiB. Full: streams read on when there is room. Beside it
+/// each stream has at most one request that is read and waits for room.
 const ROOM_KIB: usize = 256 << 10;
 
 /// What all streams of a peer share.
@@ -97,6 +103,30 @@ impl Call {
         }
     }
 
+    /// The first request of the stream. The call has its seat and no place among those that are worked on until it is there.
+    async fn first<T>(
+        &self,
+        api: &Api,
+        place: Option<&Place>,
+        requests: &mut Streaming<T>,
+    ) -> Result<Option<T>, Status> {
+        if let Some(place) = place {
+            place.leave();
+        }
+        let came = tokio::select! {
+            () = api.parts.drain.cancelled() => return Err(stopping(api)),
+            came = tokio::time::timeout_at(self.step().deadline, requests.message()) => came,
+        };
+        if let Some(place) = place {
+            place.enter()?;
+        }
+        match came {
+            Ok(Ok(first)) => Ok(first),
+            Ok(Err(status)) => Err(broken(api, &status).unwrap_or(status)),
+            Err(_) => Err(out_of_time()),
+        }
+    }
+
     /// Waits for the end that the caller wants.
     async fn ended(&self) {
         match self.ends {
@@ -126,10 +156,7 @@ fn out_of_time() -> Status {
 
 /// This peer stops.
 fn stopping(api: &Api) -> Status {
-    let this = api.cluster().this();
-    Fault::new(ErrorReason::ShuttingDown, "this peer stops")
-        .with("peer", this)
-        .into_status()
+    refusal::stopping(api.cluster().this())
 }
 
 /// What a broken stream of requests is told as. `None`: the caller is gone, and nobody is told.

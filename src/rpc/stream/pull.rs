@@ -23,6 +23,7 @@ use crate::rpc::answer;
 use crate::rpc::api::{Api, Hearing, Names};
 use crate::rpc::convert;
 use crate::rpc::forward::{self, Ask, Attempt, Failure, Fate};
+use crate::rpc::layers::Place;
 use crate::rpc::operation::Here;
 use crate::rpc::status::Fault;
 use crate::rpc::wire::{self, StreamPullEvent};
@@ -52,18 +53,11 @@ impl Api {
         let refuse = |fault: Fault| self.refuse(fault.into_status());
         let call = Call::read(self, &request).map_err(refuse)?;
         let seat = call.seat(&self.streams).map_err(refuse)?;
+        let place = request.extensions().get::<Place>().cloned();
         let mut requests = request.into_inner();
-        let step = call.step();
-        let first = tokio::time::timeout_at(step.deadline, requests.message()).await;
-        let first = match first {
-            Ok(Ok(first)) => first.and_then(|first| first.command),
-            Ok(Err(status)) => {
-                let told = broken(self, &status).unwrap_or(status);
-                return Err(self.refuse(told));
-            }
-            Err(_) => return Err(self.refuse(out_of_time())),
-        };
-        let Some(Command::Open(open)) = first else {
+        let first = call.first(self, place.as_ref(), &mut requests).await;
+        let first = first.map_err(|status| self.refuse(status))?;
+        let Some(Command::Open(open)) = first.and_then(|first| first.command) else {
             let text = "the first request of a StreamPull opens it";
             return Err(refuse(convert::invalid("open", text)));
         };
@@ -74,7 +68,7 @@ impl Api {
             open,
             api: self,
             call: Call {
-                context: step,
+                context: call.step(),
                 ..call.clone()
             },
         };

@@ -27,6 +27,9 @@ const WAITING_MAX: usize = 256;
 /// What became of a request at the other peer.
 type Fate = Result<proto::PublishResponse, Failure>;
 
+/// Waits for what became of a request.
+pub type Waiting = oneshot::Receiver<Fate>;
+
 /// A way to another peer.
 pub struct Upstream {
     requests: mpsc::Sender<wire::PublishStreamRequest>,
@@ -75,7 +78,7 @@ impl Upstream {
     }
 
     /// Sends a request. `None`: the way is broken, and it was not sent.
-    pub fn submit(&self, request: wire::PublishStreamRequest) -> Option<oneshot::Receiver<Fate>> {
+    pub fn submit(&self, request: wire::PublishStreamRequest) -> Option<Waiting> {
         // Both or none, and the place of the answer first.
         let (way, place) = (self.requests.try_reserve(), self.answers.try_reserve());
         let (way, place) = (way.ok()?, place.ok()?);

@@ -42,6 +42,20 @@ fn publish_is_read_without_decoding_and_written_back() {
 }
 
 #[test]
+fn few_messages_do_not_keep_all_that_came_with_them() {
+    let known = Bytes::from(publish().encode_to_vec());
+    let opaque = PublishRequest::decode(known.clone()).unwrap();
+    let lies_in = |whole: &Bytes, run: &Bytes| whole.as_ptr_range().contains(&run.as_ptr());
+    assert!(lies_in(&known, &opaque.messages));
+    let mut bytes = publish().encode_to_vec();
+    prost::encoding::bytes::encode(99, &vec![0_u8; 1 << 20], &mut bytes);
+    let bytes = Bytes::from(bytes);
+    let opaque = PublishRequest::decode(bytes.clone()).unwrap();
+    assert!(!lies_in(&bytes, &opaque.messages));
+    assert_eq!(Batch::new(opaque.messages).unwrap().count(), 3);
+}
+
+#[test]
 fn messages_apart_are_put_together_in_order() {
     let mut bytes = Vec::new();
     for message in messages() {
