@@ -419,7 +419,14 @@ impl Step<'_> {
                 subscriber,
                 start,
                 at,
-            } => self.subscribe(&topic, &subscriber, start, at),
+            } => self.subscribe(&topic, &subscriber, (start, None), at),
+            Command::SubscribeShared {
+                topic,
+                subscriber,
+                start,
+                at,
+                sharing,
+            } => self.subscribe(&topic, &subscriber, (start, Some(sharing)), at),
             Command::Unsubscribe { topic, subscriber } => self.unsubscribe(&topic, &subscriber),
             Command::Acknowledge {
                 topic,
@@ -427,6 +434,13 @@ impl Step<'_> {
                 next_offset,
                 expected,
             } => self.acknowledge(&topic, &subscriber, next_offset, expected),
+            Command::Settle {
+                topic,
+                topic_id,
+                subscriber,
+                era,
+                settlement,
+            } => self.settle((&topic, topic_id), (&subscriber, era), settlement),
             Command::AcknowledgeLife {
                 topic,
                 topic_id,
