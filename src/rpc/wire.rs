@@ -193,7 +193,7 @@ pub struct StreamPullResponse {
 #[derive(Debug, Clone, PartialEq)]
 pub enum StreamPullEvent {
     /// The stream is open.
-    Opened(StreamPullOpened),
+    Opened(Box<StreamPullOpened>),
     /// Messages.
     Delivery(StreamPullDelivery),
     /// A sign of life.
@@ -265,7 +265,7 @@ impl Message for StreamPullResponse {
 
 fn event_of(tag: u32, event: Bytes) -> Result<StreamPullEvent, DecodeError> {
     Ok(match tag {
-        1 => StreamPullEvent::Opened(StreamPullOpened::decode(event)?),
+        1 => StreamPullEvent::Opened(Box::new(StreamPullOpened::decode(event)?)),
         2 => StreamPullEvent::Delivery(StreamPullDelivery::decode(event)?),
         3 => StreamPullEvent::Heartbeat(StreamPullHeartbeat::decode(event)?),
         _ => StreamPullEvent::Settled(StreamPullSettled::decode(event)?),

@@ -369,6 +369,7 @@ impl Step<'_> {
         }
     }
 
+    #[expect(clippy::too_many_lines, reason = "a table: an arm for each command")]
     fn run(&mut self, command: Command) -> Result<Response, Stop> {
         match command {
             Command::CreateTopic {

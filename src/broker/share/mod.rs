@@ -87,10 +87,10 @@ impl Shares {
         key: &Key,
         begin: Beginning<R, P>,
         order: Order,
-    ) -> Result<Door, (Door, Order)> {
+    ) -> Result<Door, Box<(Door, Order)>> {
         let mut clerks = Self::lock(&self.clerks);
         if let Some(door) = clerks.get(key).filter(|door| !door.orders.is_closed()) {
-            return Err((door.clone(), order));
+            return Err(Box::new((door.clone(), order)));
         }
         let (orders, receiver) = mpsc::channel(ORDERS_MAX);
         // It is empty, so there is room.
@@ -165,16 +165,19 @@ impl Broker {
                 seen,
             };
             let door = match self.shares.get(&key) {
-                Some(door) => Err((door, order)),
+                Some(door) => Err(Box::new((door, order))),
                 None => self.shares.hire(&key, begin, order),
             };
             let door = match door {
                 Ok(door) => door,
                 // One that ends meanwhile drops what it was told.
-                Err((door, order)) => match door.orders.send(order).await {
-                    Ok(()) => door,
-                    Err(_) => continue,
-                },
+                Err(held) => {
+                    let (door, order) = *held;
+                    if door.orders.send(order).await.is_err() {
+                        continue;
+                    }
+                    door
+                }
             };
             let Ok(id) = seat.joined.await else { continue };
             let opened = Opened {

@@ -376,7 +376,7 @@ impl Feed {
 impl Local {
     async fn next(&mut self, api: &Api, vertex: Vertex) -> Next {
         if let Some(first) = self.first.take() {
-            return Next::Tell(StreamPullEvent::Opened(first));
+            return Next::Tell(StreamPullEvent::Opened(Box::new(first)));
         }
         match self.delivery.next().await {
             Ok(delivered) => Next::Tell(told(delivered)),

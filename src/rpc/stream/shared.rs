@@ -39,7 +39,7 @@ impl Shared {
 
     pub(super) async fn next(&mut self, api: &Api, vertex: Vertex) -> Next {
         if let Some(first) = self.first.take() {
-            return Next::Tell(StreamPullEvent::Opened(first));
+            return Next::Tell(StreamPullEvent::Opened(Box::new(first)));
         }
         match self.consumer.next().await {
             Ok(delivered) => Next::Tell(told(delivered)),

@@ -11,7 +11,7 @@ use crate::broker::share::desk::{ConsumerId, Which};
 use crate::shard::LetterFate;
 use crate::types::{LogIndex, Offset, Offsets, Sequence};
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 enum Deed {
     Publish(u64),
     Deliver(ConsumerId, u64),
