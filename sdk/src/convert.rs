@@ -12,6 +12,7 @@ use crate::model::{
     Shard, Start, SubscriptionInfo, Topic, Verification, VertexStatus,
 };
 use crate::proto::v1;
+use crate::sharing::Sharing;
 
 /// A time; the epoch when there is none, or none that the system can say.
 pub(crate) fn time(timestamp: Option<Timestamp>) -> SystemTime {
@@ -203,6 +204,28 @@ impl From<v1::Subscription> for SubscriptionInfo {
             head_offset: subscription.head_offset,
             create_time: time(subscription.create_time),
             missed: subscription.missed,
+            sharing: subscription.shared.map(Into::into),
+        }
+    }
+}
+
+impl From<v1::Sharing> for Sharing {
+    fn from(sharing: v1::Sharing) -> Self {
+        let lease = sharing.lease.and_then(|lease| lease.try_into().ok());
+        Self {
+            lease: lease.unwrap_or(Self::default().lease),
+            max_deliveries: sharing.max_deliveries,
+            dead_letter_topic: Some(sharing.dead_letter_topic).filter(|topic| !topic.is_empty()),
+        }
+    }
+}
+
+impl From<Sharing> for v1::Sharing {
+    fn from(sharing: Sharing) -> Self {
+        Self {
+            lease: Some(duration(sharing.lease)),
+            max_deliveries: sharing.max_deliveries,
+            dead_letter_topic: sharing.dead_letter_topic.unwrap_or_default(),
         }
     }
 }

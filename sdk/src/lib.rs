@@ -26,7 +26,7 @@
 //! The modules in reading order: `client` (settings and start), `call` (what calls there are), `course` (one call with its attempts), `attempt`, `retry` and `hedge`,
 //! `moment`, `connect` (peers and leaders) with `address`, `circuit` and `probe`, `event`, `error`; then what can be asked for: `admin`, `batch`, `verify`, `watch`,
 //! `replica`, `fault` and `party` with `page`, `publish` with `message` and `lane`, `producer` with `bundle`, `receipt`, `block` and `pipeline`, `subscribe` with
-//! `received`, `stream` with `line` and `reader`, `pursuit`; and `model` with `convert`, and [`proto`].
+//! `received`, `stream` with `line` and `reader`, `shared` with `sharing` and `desk`, `pursuit`; and `model` with `convert`, and [`proto`].
 #![deny(missing_docs)]
 
 mod address;
@@ -41,6 +41,7 @@ mod client;
 mod connect;
 mod convert;
 mod course;
+mod desk;
 mod error;
 mod event;
 mod fault;
@@ -63,6 +64,8 @@ mod receipt;
 mod received;
 mod replica;
 mod retry;
+mod shared;
+mod sharing;
 mod stream;
 mod subscribe;
 mod verify;
@@ -88,6 +91,8 @@ pub use publish::Publisher;
 pub use receipt::{Appended, Receipt, Receipts, ReceiptsIter};
 pub use received::{Header, Origin, Pulled, PulledIter, Received};
 pub use replica::{ReplicaPullOptions, ShardOf, SyncedReplica};
+pub use shared::{ConsumeOptions, Consumer, Leased};
+pub use sharing::Sharing;
 pub use stream::{MessageStream, StreamControl, StreamOptions};
 pub use subscribe::{PullOptions, Subscribed, Subscriber, Subscription};
 pub use verify::VerifyOptions;

@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use crate::error::Error;
 use crate::proto::v1;
+use crate::sharing::Sharing;
 
 /// How many replicas have a publish on stable storage before it is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -221,6 +222,8 @@ pub struct SubscriptionInfo {
     pub create_time: SystemTime,
     /// Messages right below `next_offset` that retention removed before they were acknowledged.
     pub missed: u64,
+    /// How consumers share it; beyond `next_offset` some messages may be acknowledged then. `None`: one reader at a time has it.
+    pub sharing: Option<Sharing>,
 }
 
 /// Who answered a read, and how fresh the answer is.

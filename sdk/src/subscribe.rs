@@ -74,10 +74,21 @@ impl Subscriber {
     /// # Errors
     /// [`Error::Refused`] with `TopicNotFound`, `SubscriberNotFound` or `OffsetOutOfRange`; and what any call can have.
     pub async fn subscribe(&self, topic: &str, start: Start) -> Result<Subscription, Error> {
+        self.subscribe_as(topic, start, None).await
+    }
+
+    /// Subscribes for one reader, or for many consumers.
+    pub(crate) async fn subscribe_as(
+        &self,
+        topic: &str,
+        start: Start,
+        shared: Option<v1::Sharing>,
+    ) -> Result<Subscription, Error> {
         let request = v1::SubscribeRequest {
             topic: topic.to_owned(),
             subscriber: self.id.to_string(),
             start: Some(start.into()),
+            shared,
         };
         let answer: v1::SubscribeResponse = self
             .client

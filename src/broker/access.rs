@@ -10,7 +10,7 @@ use crate::replica::{Consistency, Error, Proposed, Read, Replica, TopicWatch};
 use crate::shard::Command;
 use crate::types::{LogPosition, Name, PeerId, TopicName, Vertex};
 
-use super::Kind;
+use super::{Kind, Letter};
 
 /// One shard on this peer. See [`Replica`] for what each call promises.
 pub trait Access: Clone + Send + Sync + 'static {
@@ -63,6 +63,32 @@ pub trait Directory: Sync {
         name: &Name,
         deadline: Instant,
     ) -> impl Future<Output = Result<bool, Unresolved>> + Send;
+
+    /// Whether a topic exists.
+    fn has_topic(
+        &self,
+        topic: &TopicName,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<bool, Unresolved>> + Send;
+}
+
+/// Publishes dead letters, whichever shard their topic is in.
+pub trait Post: Clone + Send + Sync + 'static {
+    /// Publishes a letter, unless it was published before.
+    fn publish(
+        &self,
+        letter: Letter,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<(), Returned>> + Send;
+}
+
+/// Why a letter was not published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Returned {
+    /// Its topic does not know its session.
+    Unknown,
+    /// It may be tried again: why not now, in words.
+    Later(String),
 }
 
 /// Another shard could not be asked.

@@ -16,7 +16,7 @@ use super::lease::{Credit, Leases};
 use super::{Access, Broker, Call, Error, Freshness, Watch, look, misfit, rows};
 use crate::replica::{Consistency, Read};
 use crate::shard::{Command, Refusal, Response, Subscription, TopicRow, View};
-use crate::types::{ByteCount, Offset, StoredBatch, SubscriberId, TopicId, TopicName};
+use crate::types::{ByteCount, Offset, Offsets, StoredBatch, SubscriberId, TopicId, TopicName};
 
 /// Bytes that are read at once, and so at most what a stream keeps besides its credit: a slow reader costs no more.
 const READ_BYTES_MAX: u64 = 1 << 20;
@@ -25,6 +25,9 @@ const READ_COUNT_MAX: u32 = 10_000;
 /// How long one step, a read or a move of the cursor, may take.
 const STEP_MAX: Duration = Duration::from_secs(10);
 
+/// How long a reader has for what is delivered, when nobody says.
+pub const LEASE_DEFAULT: Duration = Duration::from_secs(30);
+
 /// What a reader asks for.
 #[derive(Debug, Clone)]
 pub struct OpenDelivery {
@@ -32,8 +35,8 @@ pub struct OpenDelivery {
     pub topic: TopicName,
     /// Whose cursor.
     pub subscriber: SubscriberId,
-    /// What is not acknowledged after this time is delivered again.
-    pub lease: Duration,
+    /// What is not acknowledged after this time is delivered again. `None`: what the subscription says, or [`LEASE_DEFAULT`].
+    pub lease: Option<Duration>,
     /// How often the reader hears something when there is nothing to deliver.
     pub heartbeat: Duration,
 }
@@ -63,6 +66,11 @@ pub enum Delivered {
         /// Messages right before these that were removed before they could be delivered.
         missed: u64,
     },
+    /// Acknowledgements of a shared subscription are stored.
+    Settled {
+        /// These messages never come again.
+        ranges: Offsets,
+    },
     /// A sign of life.
     Heartbeat {
         /// Where the cursor is.
@@ -76,7 +84,7 @@ impl Broker {
     /// Begins to deliver from the cursor on. Whoever held the subscription before loses it.
     ///
     /// # Errors
-    /// [`Error::Refused`] for an unknown topic or subscription, [`Error::Replica`] when this replica does not lead.
+    /// [`Error::Refused`] for an unknown topic or subscription, or one that is shared; [`Error::Replica`] when this replica does not lead.
     pub async fn open_delivery<R: Access, D>(
         &self,
         call: &Call<'_, R, D>,
@@ -104,7 +112,7 @@ impl Broker {
             missed: subscription.missed,
             topic,
             credit: Credit::default(),
-            leases: Leases::new(open.lease),
+            leases: Leases::new(open.lease.unwrap_or(LEASE_DEFAULT)),
             ready: VecDeque::new(),
             reading: None,
             acknowledged: cursor,
@@ -457,6 +465,9 @@ fn find<R: Access>(
         return Err(Refusal::TopicNotFound { topic }.into());
     };
     match rows(shard, read.view.subscription(&row, &subscriber))? {
+        Some(subscription) if subscription.sharing.is_some() => {
+            Err(Refusal::SubscriptionShared { topic, subscriber }.into())
+        }
         Some(subscription) => Ok((row, subscription)),
         None => Err(Refusal::SubscriptionNotFound { topic, subscriber }.into()),
     }

@@ -14,6 +14,7 @@ mod list;
 mod publish;
 mod pull;
 mod replica_pull;
+mod share;
 mod subscription;
 mod topic;
 
@@ -22,13 +23,14 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-pub use access::{Access, Directory, Unresolved, Watch};
-pub use delivery::{Delivered, Delivery, OpenDelivery, Opened};
+pub use access::{Access, Directory, Post, Returned, Unresolved, Watch};
+pub use delivery::{Delivered, Delivery, LEASE_DEFAULT, OpenDelivery, Opened};
 pub use identity::Kind;
 pub use list::{Page, SubscriptionPlace, SubscriptionsAsked, TopicsAsked};
 pub use publish::{AckLevel, Publish, Published};
 pub use pull::{Acknowledgement, Pull, Pulled};
 pub use replica_pull::{ReplicaPull, ReplicaPulled};
+pub use share::{Consumer, Letter, Which};
 pub use subscription::Subscribed;
 pub use topic::{CreateTopic, CreateTopics, Found, Located};
 
@@ -37,6 +39,7 @@ use crate::shard::{self, Refusal, Response};
 use crate::types::{SubscriberId, Timestamp, TopicName, Vertex};
 use holder::Holders;
 use known::Known;
+use share::Shares;
 
 /// Tells the time.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
@@ -53,6 +56,7 @@ pub struct Broker {
     clock: Clock,
     publishers: Known,
     holders: Holders,
+    shares: Shares,
 }
 
 /// The replica that answers a call, and until when.
@@ -72,6 +76,7 @@ impl Broker {
             clock: options.clock,
             publishers: Known::default(),
             holders: Holders::default(),
+            shares: Shares::default(),
         }
     }
 

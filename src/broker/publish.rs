@@ -2,8 +2,9 @@
 
 use tokio::time::Instant;
 
-use super::{Access, Broker, Call, Directory, Error, Kind, misfit};
+use super::{Access, Broker, Call, Directory, Error, Kind, Letter, misfit, rows};
 use crate::consensus::Role;
+use crate::replica::Consistency;
 use crate::shard::{Command, Refusal, Response};
 use crate::types::{Batch, Offset, PeerId, PublisherId, Sequence, SessionId, Timestamp, TopicName};
 
@@ -121,6 +122,42 @@ impl Broker {
             stored_by,
             reached,
         })
+    }
+
+    /// Appends a dead letter, and says where it is. Its publisher need not exist: it is a peer's word for where the letter comes from.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with the reason of the shard.
+    pub async fn publish_letter<R: Access, D>(
+        &self,
+        call: &Call<'_, R, D>,
+        letter: &Letter,
+    ) -> Result<Offset, Error> {
+        let (publisher, session, sequence) = letter.origin.clone();
+        let publish = Publish {
+            topic: letter.topic.clone(),
+            publisher: Some(publisher),
+            sequence: Some((session, sequence)),
+            batch: letter.batch.clone(),
+            acks: AckLevel::Quorum,
+        };
+        Ok(self.append(call, &publish).await?.first_offset)
+    }
+
+    /// Whether a topic exists in this shard.
+    ///
+    /// # Errors
+    /// [`Error::Replica`] when this replica does not lead.
+    pub async fn has_topic<R: Access, D>(
+        &self,
+        call: &Call<'_, R, D>,
+        topic: &TopicName,
+    ) -> Result<bool, Error> {
+        let read = call
+            .replica
+            .read(Consistency::Leader, call.deadline)
+            .await?;
+        Ok(rows(call.replica.shard(), read.view.topic(topic))?.is_some())
     }
 
     /// Asks the publisher's shard unless it was found lately. A replica that does not lead asks nobody: the proposal will be refused.

@@ -145,6 +145,10 @@ fn find<R: Access>(
         }
     };
     match rows(shard, read.view.subscription(&topic, &pull.subscriber))? {
+        Some(subscription) if subscription.sharing.is_some() => {
+            let (topic, subscriber) = (pull.topic.clone(), pull.subscriber.clone());
+            Err(Refusal::SubscriptionShared { topic, subscriber }.into())
+        }
         Some(subscription) => Ok(Place {
             topic,
             subscription,

@@ -2,7 +2,7 @@
 
 use super::{Access, Broker, Call, Directory, Error, Kind, look, misfit, rows};
 use crate::replica::Consistency;
-use crate::shard::{Command, Refusal, Response, Start, Subscription};
+use crate::shard::{Command, DeadLetters, Refusal, Response, Sharing, Start, Subscription};
 use crate::types::{Offset, SubscriberId, TopicName};
 
 /// Subscriptions that are removed between two reads when a subscriber is deleted.
@@ -20,15 +20,15 @@ pub struct Subscribed {
 }
 
 impl Broker {
-    /// Gives a subscriber a durable cursor on a topic.
+    /// Gives a subscriber a durable cursor on a topic, which consumers share if that is said.
     ///
     /// # Errors
-    /// [`Error::Refused`] when the topic or the subscriber does not exist, or the place to start does not.
+    /// [`Error::Refused`] when the topic, that of the dead letters, or the subscriber does not exist, or the place to start does not.
     pub async fn subscribe<R: Access, D: Directory>(
         &self,
         call: &Call<'_, R, D>,
         (topic, subscriber): (&TopicName, &SubscriberId),
-        start: Start,
+        (start, sharing): (Start, Option<Sharing>),
     ) -> Result<Subscribed, Error> {
         // A replica that does not lead says so before anybody is asked.
         let read = call
@@ -45,11 +45,31 @@ impl Broker {
             }
             .into());
         }
-        let command = Command::Subscribe {
-            topic: topic.clone(),
-            subscriber: subscriber.clone(),
-            start,
-            at: self.now(),
+        let letters = sharing
+            .as_ref()
+            .and_then(|sharing| sharing.dead_letters.as_ref());
+        if let Some(DeadLetters { topic, .. }) = letters
+            && !call.directory.has_topic(topic, call.deadline).await?
+        {
+            let topic = topic.clone();
+            return Err(Refusal::TopicNotFound { topic }.into());
+        }
+        let (topic, subscriber, at) = (topic.clone(), subscriber.clone(), self.now());
+        let name = topic.clone();
+        let command = match sharing {
+            None => Command::Subscribe {
+                topic,
+                subscriber,
+                start,
+                at,
+            },
+            Some(sharing) => Command::SubscribeShared {
+                topic,
+                subscriber,
+                start,
+                at,
+                sharing,
+            },
         };
         let (subscription, is_new) = match call
             .replica
@@ -63,7 +83,7 @@ impl Broker {
             } => (subscription, is_new),
             other => return misfit(call.replica.shard(), &other),
         };
-        let row = rows(call.replica.shard(), read.view.topic(topic))?;
+        let row = rows(call.replica.shard(), read.view.topic(&name))?;
         let head_offset = row.map_or(subscription.cursor, |row| row.next_offset);
         Ok(Subscribed {
             subscription,

@@ -3,6 +3,7 @@
 mod delivery;
 mod fake;
 mod retention;
+mod share;
 
 use std::time::Duration;
 
@@ -243,7 +244,7 @@ async fn subscriber_must_exist_and_subscribing_again_moves_nothing() {
     let (topic, known, unknown) = (topic("t"), subscriber("s"), subscriber("x"));
     let refused = world
         .broker
-        .subscribe(&world.call(), (&topic, &unknown), Start::Earliest)
+        .subscribe(&world.call(), (&topic, &unknown), (Start::Earliest, None))
         .await;
     assert!(matches!(
         refused,
@@ -252,7 +253,7 @@ async fn subscriber_must_exist_and_subscribing_again_moves_nothing() {
     world.publish(&publish(4)).await;
     let again = world
         .broker
-        .subscribe(&world.call(), (&topic, &known), Start::Latest)
+        .subscribe(&world.call(), (&topic, &known), (Start::Latest, None))
         .await
         .unwrap();
     assert_eq!(

@@ -24,6 +24,7 @@ mod replica;
 mod retention;
 mod seek;
 mod session;
+mod sharing;
 mod signal;
 mod status;
 mod subscriber;

@@ -164,58 +164,6 @@ pub(super) struct Deleted<'a> {
     pub(super) deleted: bool,
 }
 
-/// A subscription: `subscribe` (with `is_existing`) and `subscription list`.
-#[derive(Debug, Serialize)]
-pub(super) struct Subscription {
-    pub(super) topic: String,
-    pub(super) subscriber: String,
-    /// The cursor: the offset of the next message to deliver.
-    pub(super) next_offset: u64,
-    /// The offset that the topic's next message will get.
-    pub(super) head_offset: u64,
-    /// Messages right below the cursor that retention removed before they were acknowledged.
-    pub(super) missed: u64,
-    pub(super) create_time: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) is_existing: Option<bool>,
-}
-
-impl From<sdk::SubscriptionInfo> for Subscription {
-    fn from(info: sdk::SubscriptionInfo) -> Self {
-        Self {
-            topic: info.topic,
-            subscriber: info.subscriber,
-            next_offset: info.next_offset,
-            head_offset: info.head_offset,
-            missed: info.missed,
-            create_time: humantime::format_rfc3339_millis(info.create_time).to_string(),
-            is_existing: None,
-        }
-    }
-}
-
-impl Subscription {
-    /// Messages that are not acknowledged.
-    pub(super) fn waiting(&self) -> u64 {
-        self.head_offset.saturating_sub(self.next_offset)
-    }
-}
-
-impl Row for Subscription {
-    const HEADER: &'static [&'static str] =
-        &["TOPIC", "SUBSCRIBER", "CURSOR", "WAITING", "CREATED"];
-
-    fn cells(&self) -> Vec<String> {
-        vec![
-            self.topic.clone(),
-            self.subscriber.clone(),
-            self.next_offset.to_string(),
-            self.waiting().to_string(),
-            self.create_time.clone(),
-        ]
-    }
-}
-
 /// Where a cursor is: `acknowledge` and `seek`.
 #[derive(Debug, Serialize)]
 pub(super) struct Cursor<'a> {

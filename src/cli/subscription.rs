@@ -5,8 +5,9 @@ use clap::{Args, Subcommand};
 use cubecast_sdk::{Start, SubscriptionFilter};
 
 use super::argument;
-use super::record::{Deleted, Subscription};
+use super::record::Deleted;
 use super::session::Session;
+use super::sharing::{Subscription, Terms};
 
 /// List subscriptions
 #[derive(Debug, Subcommand)]
@@ -33,6 +34,8 @@ pub(super) struct Subscribe {
     /// Where a new cursor begins: earliest, latest, an offset, or a time such as 2026-01-31T12:00:00Z
     #[arg(long, value_name = "PLACE", default_value = "earliest", value_parser = argument::start)]
     from: Start,
+    #[command(flatten)]
+    terms: Terms,
 }
 
 /// Remove a subscription with its cursor
@@ -60,11 +63,19 @@ pub(super) async fn subscribe(arguments: Subscribe, session: &mut Session<'_>) -
         topic,
         subscriber,
         from,
+        terms,
     } = arguments;
     let reader = session.client().subscriber(subscriber.as_str());
-    let subscription = session
-        .call("Subscribe", reader.subscribe(&topic, from))
-        .await?;
+    let subscription = match terms.sharing() {
+        Some(sharing) => {
+            let subscribing = reader.subscribe_shared(&topic, from, sharing);
+            session.call("Subscribe", subscribing).await?
+        }
+        None => {
+            let subscribing = reader.subscribe(&topic, from);
+            session.call("Subscribe", subscribing).await?
+        }
+    };
     let Some(made) = subscription.made().cloned() else {
         return Ok(());
     };
@@ -74,8 +85,13 @@ pub(super) async fn subscribe(arguments: Subscribe, session: &mut Session<'_>) -
     };
     let was = if made.is_existing { " already" } else { "" };
     let offset = record.next_offset;
-    let words =
-        format!("subscriber {subscriber} is{was} subscribed to {topic}, next offset {offset}");
+    let shared = record.shared.as_ref();
+    let read_by = shared.map_or_else(String::new, |shared| {
+        format!(", read by {}", shared.words())
+    });
+    let words = format!(
+        "subscriber {subscriber} is{was} subscribed to {topic}, next offset {offset}{read_by}"
+    );
     Ok(session.output.line(words, &record)?)
 }
 

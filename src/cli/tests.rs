@@ -35,6 +35,7 @@ fn every_command_of_the_tour_is_understood() {
         "publisher create agency",
         "subscriber list --prefix a",
         "subscribe news --subscriber alice --from 2026-01-31T12:00:00Z",
+        "subscribe jobs --subscriber workers --shared --lease 1m --max-deliveries 5 --dead-letter failed",
         "subscription list --topic news",
         "unsubscribe news --subscriber alice",
         "publish news hello world --key k --header a=b --acks all --publisher agency",

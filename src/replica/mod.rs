@@ -430,6 +430,7 @@ fn is_growing(command: &Command) -> bool {
         | Command::CreatePublisher { .. }
         | Command::CreateSubscriber { .. }
         | Command::Subscribe { .. }
+        | Command::SubscribeShared { .. }
         | Command::Append { .. } => true,
         Command::SetRetention { .. }
         | Command::Trim { .. }
@@ -439,6 +440,7 @@ fn is_growing(command: &Command) -> bool {
         | Command::DeleteSubscriber { .. }
         | Command::Unsubscribe { .. }
         | Command::Acknowledge { .. }
+        | Command::Settle { .. }
         | Command::AcknowledgeLife { .. }
         | Command::Seek { .. } => false,
     }

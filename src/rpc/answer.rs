@@ -12,7 +12,7 @@ use crate::broker::Freshness;
 use crate::cluster::Cluster;
 use crate::consensus::{Member, Role, Status};
 use crate::link::LinkMap;
-use crate::shard::{Subscription, TopicRow};
+use crate::shard::{Sharing, Subscription, TopicRow};
 use crate::types::{Limits, Name, Offset, PeerId, Retention, StoredBatch, Timestamp, Vertex};
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
@@ -116,6 +116,17 @@ pub fn subscription(subscription: &Subscription, head: Offset) -> proto::Subscri
         head_offset: head.max(subscription.cursor).0,
         create_time: Some(timestamp(subscription.created)),
         missed: subscription.missed,
+        shared: subscription.sharing.as_ref().map(sharing),
+    }
+}
+
+/// How consumers share a subscription.
+fn sharing(sharing: &Sharing) -> proto::Sharing {
+    let letters = sharing.dead_letters.as_ref();
+    proto::Sharing {
+        lease: Some(duration(sharing.lease)),
+        max_deliveries: letters.map_or(0, |letters| letters.max_deliveries),
+        dead_letter_topic: letters.map_or_else(String::new, |letters| letters.topic.to_string()),
     }
 }
 

@@ -16,7 +16,7 @@ use super::context::{self, Context};
 use super::facts::Facts;
 use super::forward::{self, Answered, Ask, Attempt, Failed, Failure, Places};
 use super::layers::Edge;
-use super::operation::{Checks, Here, Operation, Resolve};
+use super::operation::{Checks, Here, Operation, Resolve, ResolveTopic};
 use super::outage::Order;
 use super::refusal;
 use super::stream::Streams;
@@ -28,7 +28,7 @@ use crate::link::Peers;
 use crate::proto::peer::v1 as peer_proto;
 use crate::replica::{Replica, Replicas};
 use crate::router::{Leader, Router};
-use crate::types::{Limits, Name, PeerId, Vertex};
+use crate::types::{Limits, Name, PeerId, TopicName, Vertex};
 
 /// What the API works with.
 pub struct Parts {
@@ -348,18 +348,41 @@ impl Directory for Names<'_> {
             },
             name: name.to_string(),
         };
-        // It is a call of its own, so it may be forwarded even when the one that it belongs to was.
-        let context = Context {
-            deadline,
-            forwarded_by: None,
-            ..self.context.clone()
-        };
+        let context = self.context_of_own(deadline);
         match Box::pin(self.api.run(&operation, &request, &context)).await {
             Ok(answered) => Ok(answered.answer.exists),
             Err(failed) => Err(Unresolved {
                 name: name.clone(),
                 source: Arc::new(failed.status),
             }),
+        }
+    }
+
+    async fn has_topic(&self, topic: &TopicName, deadline: Instant) -> Result<bool, Unresolved> {
+        let operation = ResolveTopic {
+            topic: topic.clone(),
+        };
+        let request = peer_proto::ResolveTopicRequest {
+            topic: topic.to_string(),
+        };
+        let context = self.context_of_own(deadline);
+        match Box::pin(self.api.run(&operation, &request, &context)).await {
+            Ok(answered) => Ok(answered.answer.exists),
+            Err(failed) => Err(Unresolved {
+                name: topic.0.clone(),
+                source: Arc::new(failed.status),
+            }),
+        }
+    }
+}
+
+impl Names<'_> {
+    /// It is a call of its own, so it may be forwarded even when the one that it belongs to was.
+    fn context_of_own(&self, deadline: Instant) -> Context {
+        Context {
+            deadline,
+            forwarded_by: None,
+            ..self.context.clone()
         }
     }
 }

@@ -70,6 +70,15 @@ impl Context {
             trace_parent: metadata.get(TRACE_PARENT).cloned(),
         })
     }
+
+    /// That of a call that this peer makes by itself.
+    pub fn own(deadline: Instant) -> Self {
+        Self {
+            deadline,
+            forwarded_by: None,
+            trace_parent: None,
+        }
+    }
 }
 
 fn forwarded_by(metadata: &MetadataMap) -> Result<Option<PeerId>, Fault> {

@@ -23,6 +23,10 @@ const RETENTION_AGE_MIN: Duration = Duration::from_secs(1);
 /// A hundred years: more cannot be told from a mistake, and times end in the year 2554.
 const RETENTION_AGE_MAX: Duration = Duration::from_secs(36_500 * 86_400);
 
+/// A shorter lease would end before an acknowledgement arrives, a longer one is no lease.
+pub const LEASE: (Duration, Duration) =
+    (Duration::from_millis(100), Duration::from_secs(12 * 3600));
+
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
 /// Left free in an answer for what is not messages, so that a client with the usual limit of 4 MiB can read it.
 const ANSWER_HEAD_BYTES: u64 = 4096;
@@ -243,6 +247,27 @@ pub fn duration(duration: &prost_types::Duration, field: &'static str) -> Result
         .filter(|nanos| u64::from(*nanos) < NANOS_PER_SECOND)
         .ok_or_else(wrong)?;
     Ok(Duration::new(seconds, nanos))
+}
+
+/// A span of time that has bounds.
+pub fn within(
+    span: Option<&prost_types::Duration>,
+    field: &'static str,
+    (min, max): (Duration, Duration),
+) -> Result<Option<Duration>, Fault> {
+    let Some(span) = span else { return Ok(None) };
+    let span = duration(span, field)?;
+    let outside = |what, limit: Duration| {
+        let text = format!("{field} is {what} {limit:?}");
+        Err(invalid(field, text).with("limit", format!("{limit:?}")))
+    };
+    if span < min {
+        outside("below", min)
+    } else if span > max {
+        outside("above", max)
+    } else {
+        Ok(Some(span))
+    }
 }
 
 /// How long a pull waits; absent means not at all, more than the limit means the limit.

@@ -6,8 +6,8 @@ use tonic::{Request, Response, Status};
 
 use super::api::Api;
 use super::operation::{
-    CreateShardTopics, ListShard, ListShardSubscriptions, Operation, RemoveSubscriptions, Resolve,
-    ShardTail,
+    CreateShardTopics, ListShard, ListShardSubscriptions, Operation, PublishLetter,
+    RemoveSubscriptions, Resolve, ResolveTopic, ShardTail,
 };
 use crate::proto::peer::v1 as proto;
 use crate::proto::peer::v1::directory_service_server::DirectoryService;
@@ -60,6 +60,20 @@ impl DirectoryService for DirectoryApi {
         request: Request<proto::RemoveSubscriptionsRequest>,
     ) -> Result<Response<proto::RemoveSubscriptionsResponse>, Status> {
         self.answer::<RemoveSubscriptions>(request).await
+    }
+
+    async fn publish_letter(
+        &self,
+        request: Request<proto::PublishLetterRequest>,
+    ) -> Result<Response<proto::PublishLetterResponse>, Status> {
+        self.answer::<PublishLetter>(request).await
+    }
+
+    async fn resolve_topic(
+        &self,
+        request: Request<proto::ResolveTopicRequest>,
+    ) -> Result<Response<proto::ResolveTopicResponse>, Status> {
+        self.answer::<ResolveTopic>(request).await
     }
 
     async fn shard_tail(

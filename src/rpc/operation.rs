@@ -5,6 +5,7 @@
 mod batch;
 mod directory;
 mod identity;
+mod letter;
 mod publish;
 mod pull;
 mod subscription;
@@ -28,6 +29,7 @@ use crate::types::{Limits, Vertex};
 pub use batch::{CreateShardTopics, new_topic};
 pub use directory::{ListShard, ListShardSubscriptions, RemoveSubscriptions, Resolve, ShardTail};
 pub use identity::{CreatePublisher, CreateSubscriber, DeletePublisher, DeleteSubscriber};
+pub use letter::{PublishLetter, ResolveTopic};
 pub use publish::Publish;
 pub use pull::Pull;
 pub use subscription::{Acknowledge, Seek, Subscribe, Unsubscribe};

@@ -132,6 +132,9 @@ pub fn from_refusal(refusal: &Refusal) -> Fault {
         Refusal::SubscriptionNotFound { topic, subscriber } => fault(Reason::SubscriptionNotFound)
             .with("topic", topic)
             .with("subscriber", subscriber),
+        Refusal::SubscriptionShared { topic, subscriber } => fault(Reason::SubscriptionShared)
+            .with("topic", topic)
+            .with("subscriber", subscriber),
         Refusal::SequenceGap { expected, got, .. } => fault(Reason::SequenceGap)
             .with("expected", expected)
             .with("sequence", got),

@@ -203,6 +203,7 @@ pub fn rule(reason: ErrorReason) -> Rule {
         R::LeaseHeld | R::ChangeInProgress => retry(Code::FailedPrecondition, START),
         R::SessionUnknown
         | R::SequenceForgotten
+        | R::SubscriptionShared
         | R::ClusterTooSmall
         | R::NotLeader
         | R::NotReplica => definite(Code::FailedPrecondition),

@@ -7,6 +7,7 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use cubecast_sdk::proto::v1::{
     BatchOrigin, Placement, PublishSequence, ReadSource, StreamPullHeartbeat, StreamPullOpened,
+    StreamPullSettled,
 };
 use prost::encoding::{self, DecodeContext, WireType};
 use prost::{DecodeError, Message};
@@ -192,11 +193,13 @@ pub struct StreamPullResponse {
 #[derive(Debug, Clone, PartialEq)]
 pub enum StreamPullEvent {
     /// The stream is open.
-    Opened(StreamPullOpened),
+    Opened(Box<StreamPullOpened>),
     /// Messages.
     Delivery(StreamPullDelivery),
     /// A sign of life.
     Heartbeat(StreamPullHeartbeat),
+    /// Acknowledgements of a shared subscription are stored.
+    Settled(StreamPullSettled),
 }
 
 impl Message for StreamPullResponse {
@@ -209,6 +212,9 @@ impl Message for StreamPullResponse {
             Some(StreamPullEvent::Heartbeat(heartbeat)) => {
                 encoding::message::encode(3, heartbeat, buf);
             }
+            Some(StreamPullEvent::Settled(settled)) => {
+                encoding::message::encode(4, settled, buf);
+            }
             None => {}
         }
     }
@@ -220,7 +226,7 @@ impl Message for StreamPullResponse {
         buf: &mut impl Buf,
         ctx: DecodeContext,
     ) -> Result<(), DecodeError> {
-        if !matches!(tag, 1..=3) {
+        if !matches!(tag, 1..=4) {
             return encoding::skip_field(wire_type, tag, buf, ctx);
         }
         let event = length_delimited(wire_type, buf)?;
@@ -247,6 +253,7 @@ impl Message for StreamPullResponse {
             Some(StreamPullEvent::Heartbeat(heartbeat)) => {
                 encoding::message::encoded_len(3, heartbeat)
             }
+            Some(StreamPullEvent::Settled(settled)) => encoding::message::encoded_len(4, settled),
             None => 0,
         }
     }
@@ -258,9 +265,10 @@ impl Message for StreamPullResponse {
 
 fn event_of(tag: u32, event: Bytes) -> Result<StreamPullEvent, DecodeError> {
     Ok(match tag {
-        1 => StreamPullEvent::Opened(StreamPullOpened::decode(event)?),
+        1 => StreamPullEvent::Opened(Box::new(StreamPullOpened::decode(event)?)),
         2 => StreamPullEvent::Delivery(StreamPullDelivery::decode(event)?),
-        _ => StreamPullEvent::Heartbeat(StreamPullHeartbeat::decode(event)?),
+        3 => StreamPullEvent::Heartbeat(StreamPullHeartbeat::decode(event)?),
+        _ => StreamPullEvent::Settled(StreamPullSettled::decode(event)?),
     })
 }
 

@@ -1,7 +1,7 @@
 //! What a shard can be told, and how that is written into the log.
 //!
 //! ```text
-//! 0  version   1
+//! 0  version   1; 2 for what version 1 does not know: from SubscribeShared on
 //! 1  head      postcard: variant number as varint, then the fields in order; variants and fields are only ever added at the end
 //! …  Append only:
 //!    count     u32 big-endian, messages
@@ -14,13 +14,16 @@
 use bytes::{Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
+use super::{Settlement, Sharing};
 use crate::types::{
-    Batch, BatchError, ByteCount, Offset, PublisherId, RequestId, Retention, Sequence, SessionId,
-    SubscriberId, Timestamp, TopicId, TopicName,
+    Batch, BatchError, ByteCount, LogIndex, Offset, PublisherId, RequestId, Retention, Sequence,
+    SessionId, SubscriberId, Timestamp, TopicId, TopicName,
 };
 
-/// The version that is written. Older ones stay readable; newer ones are refused.
-pub(super) const VERSION: u8 = 1;
+/// The newest version that is known. Older ones stay readable; newer ones are refused.
+pub(super) const VERSION: u8 = 2;
+/// The version of the commands of the first day. They are written so for ever, so that a program that knows no other applies them.
+const VERSION_FIRST: u8 = 1;
 /// The variant number of [`Command::Barrier`].
 const BARRIER: u8 = 14;
 
@@ -168,6 +171,32 @@ pub enum Command {
         /// Messages before this one are acknowledged.
         next_offset: Offset,
     },
+    /// Give a subscriber a cursor on a topic that several consumers share.
+    SubscribeShared {
+        /// The topic.
+        topic: TopicName,
+        /// Who subscribes. Not checked here.
+        subscriber: SubscriberId,
+        /// Where the cursor begins.
+        start: Start,
+        /// When it was asked for.
+        at: Timestamp,
+        /// How they share it.
+        sharing: Sharing,
+    },
+    /// Say what became of messages of a shared subscription.
+    Settle {
+        /// The topic.
+        topic: TopicName,
+        /// The life of it that is meant.
+        topic_id: TopicId,
+        /// Whose cursor.
+        subscriber: SubscriberId,
+        /// The era of the subscription that is meant.
+        era: LogIndex,
+        /// What became of them.
+        settlement: Settlement,
+    },
 }
 
 /// A topic to be made.
@@ -181,7 +210,7 @@ pub struct NewTopic {
 
 /// Whether the bytes of an entry are a barrier. Looks at two bytes only, so that each entry can be asked.
 pub fn is_barrier(command: &[u8]) -> bool {
-    command.starts_with(&[VERSION, BARRIER])
+    command.starts_with(&[VERSION_FIRST, BARRIER])
 }
 
 /// A place in a topic, found when the command is applied.
@@ -256,7 +285,7 @@ impl Command {
         };
         let payload_bytes = payload.map_or(0, |batch| 8 + batch.payload().len());
         let mut bytes = BytesMut::with_capacity(1 + head.len() + payload_bytes);
-        bytes.extend_from_slice(&[VERSION]);
+        bytes.extend_from_slice(&[self.version()]);
         bytes.extend_from_slice(&head);
         if let Some(batch) = payload {
             let length = u32::try_from(batch.payload().len()).expect("a payload is below 4 GiB");
@@ -267,17 +296,28 @@ impl Command {
         bytes.freeze()
     }
 
+    /// The first version that knows it.
+    fn version(&self) -> u8 {
+        match self {
+            Self::SubscribeShared { .. } | Self::Settle { .. } => VERSION,
+            _ => VERSION_FIRST,
+        }
+    }
+
     /// Reads a command; its batch shares the bytes.
     ///
     /// # Errors
     /// [`CommandError`] says what is wrong with them.
     pub fn decode(bytes: &Bytes) -> Result<Self, CommandError> {
         let (version, body) = bytes.split_first().ok_or(CommandError::Empty)?;
-        if *version != VERSION {
+        if !(VERSION_FIRST..=VERSION).contains(version) {
             return Err(CommandError::Version { found: *version });
         }
         let (mut command, rest) =
             postcard::take_from_bytes::<Self>(body).map_err(|_| CommandError::Head)?;
+        if command.version() != *version {
+            return Err(CommandError::Head);
+        }
         if let Self::Append { batch, .. } = &mut command {
             *batch = decode_batch(bytes, rest)?;
         } else if !rest.is_empty() {

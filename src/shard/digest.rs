@@ -83,6 +83,7 @@ impl View {
             self.hash_rows(hash, Table::Sequence, &prefix)?;
         }
         self.hash_rows(hash, Table::Subscription, &prefix)?;
+        self.hash_rows(hash, Table::Share, &prefix)?;
         for batch in Walk::new(self, topic) {
             hash_batch(hash, &batch?);
         }

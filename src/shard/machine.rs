@@ -369,6 +369,7 @@ impl Step<'_> {
         }
     }
 
+    #[expect(clippy::too_many_lines, reason = "a table: an arm for each command")]
     fn run(&mut self, command: Command) -> Result<Response, Stop> {
         match command {
             Command::CreateTopic {
@@ -419,7 +420,14 @@ impl Step<'_> {
                 subscriber,
                 start,
                 at,
-            } => self.subscribe(&topic, &subscriber, start, at),
+            } => self.subscribe(&topic, &subscriber, (start, None), at),
+            Command::SubscribeShared {
+                topic,
+                subscriber,
+                start,
+                at,
+                sharing,
+            } => self.subscribe(&topic, &subscriber, (start, Some(sharing)), at),
             Command::Unsubscribe { topic, subscriber } => self.unsubscribe(&topic, &subscriber),
             Command::Acknowledge {
                 topic,
@@ -427,6 +435,13 @@ impl Step<'_> {
                 next_offset,
                 expected,
             } => self.acknowledge(&topic, &subscriber, next_offset, expected),
+            Command::Settle {
+                topic,
+                topic_id,
+                subscriber,
+                era,
+                settlement,
+            } => self.settle((&topic, topic_id), (&subscriber, era), settlement),
             Command::AcknowledgeLife {
                 topic,
                 topic_id,

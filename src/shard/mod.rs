@@ -7,7 +7,7 @@
 //! It never talks to another shard: a topic with its sessions and subscriptions lives here whole; a publisher's and a subscriber's id
 //! live in the shard that their names hash to, which may be another one.
 //!
-//! Begin with [`Machine::apply`]; what a command does is in `topic.rs`, `append.rs`, `subscription.rs` and `identity.rs`; `row.rs` has the
+//! Begin with [`Machine::apply`]; what a command does is in `topic.rs`, `append.rs`, `subscription.rs`, `share.rs` and `identity.rs`; `row.rs` has the
 //! keys. [`View`] answers queries, `retention.rs` says what may be trimmed; `snapshot` takes a shard to another replica.
 
 mod append;
@@ -19,6 +19,7 @@ mod outcome;
 mod overlay;
 mod retention;
 mod row;
+mod share;
 mod snapshot;
 mod subscription;
 mod topic;
@@ -34,5 +35,6 @@ pub use machine::{Applied, Entry, Error, Machine, mark_of};
 pub use outcome::{CreatedTopic, Event, Outcome, Refusal, Response};
 pub use retention::Due;
 pub use row::{Identity, Subscription, TopicRow};
+pub use share::{DeadLetters, IN_FLIGHT_MAX, LetterFate, Letters, Settlement, Share, Sharing};
 pub use snapshot::{Checker, ChunkError, Totals, decode_chunk, export};
 pub use view::{TopicFilter, View};

@@ -88,6 +88,13 @@ pub enum Response {
         /// The next message to deliver.
         cursor: Offset,
     },
+    /// What became of messages of a shared subscription is known.
+    Settled {
+        /// The first message that is not acknowledged.
+        cursor: Offset,
+        /// It was said of another life of the subscription, or of what it was before its cursor was put elsewhere: nothing was done.
+        is_stale: bool,
+    },
     /// The cursor is here now.
     Sought {
         /// The next message to deliver.
@@ -140,7 +147,10 @@ impl fmt::Display for Response {
                 write!(f, "subscribed{}, the cursor is at {cursor}", before(is_new))
             }
             Self::Unsubscribed => f.write_str("the subscription was deleted"),
-            Self::Acknowledged { cursor } | Self::Sought { cursor } => {
+            Self::Settled { is_stale: true, .. } => f.write_str("nothing was settled"),
+            Self::Acknowledged { cursor }
+            | Self::Sought { cursor }
+            | Self::Settled { cursor, .. } => {
                 write!(f, "the cursor is at {cursor}")
             }
         }
@@ -198,6 +208,16 @@ pub enum Refusal {
     /// The subscriber has no cursor on the topic.
     #[error("subscriber {subscriber} is not subscribed to topic {topic}")]
     SubscriptionNotFound {
+        /// The topic.
+        topic: TopicName,
+        /// The subscriber.
+        subscriber: SubscriberId,
+    },
+    /// Its messages are acknowledged one by one, by those who were given them.
+    #[error(
+        "the subscription of {subscriber} to topic {topic} is shared: it is read and acknowledged over streams"
+    )]
+    SubscriptionShared {
         /// The topic.
         topic: TopicName,
         /// The subscriber.

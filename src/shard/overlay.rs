@@ -27,7 +27,7 @@ pub(super) struct Overlay {
     older: Rows,
 }
 
-/// Tables whose rows are read again soon.
+/// Tables whose rows are read again soon, and are small.
 fn is_cached(table: Table) -> bool {
     matches!(
         table,
@@ -63,7 +63,7 @@ impl Overlay {
         bytes.map(|bytes| row::decode(table, &bytes)).transpose()
     }
 
-    fn bytes(&mut self, table: Table, key: &Bytes) -> Result<Option<Bytes>, Error> {
+    pub(super) fn bytes(&mut self, table: Table, key: &Bytes) -> Result<Option<Bytes>, Error> {
         let place = (table, key.clone());
         if let Some(row) = self.writes.rows.get(&place) {
             return Ok(row.clone());
@@ -102,7 +102,7 @@ impl Overlay {
         self.write(table, key, None);
     }
 
-    fn write(&mut self, table: Table, key: Bytes, row: Option<Bytes>) {
+    pub(super) fn write(&mut self, table: Table, key: Bytes, row: Option<Bytes>) {
         let place = (table, key);
         if is_cached(table) {
             self.keep(place.clone(), row.clone());

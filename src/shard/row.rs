@@ -1,6 +1,6 @@
 //! The rows of a shard and their keys.
 //!
-//! A row is a version byte (1) and the fields in postcard. Names have no zero byte, so a zero ends them in a key; numbers are big-endian.
+//! A row is a version byte (1; 2 for the row of a shared subscription) and the fields in postcard. Names have no zero byte, so a zero ends them in a key; numbers are big-endian.
 //! ```text
 //! table                       key                                              row
 //! Shard                       (empty)                                          ShardRow
@@ -9,7 +9,8 @@
 //! Publisher, Subscriber       id                                               Identity
 //! Session                     topic id u64 ‖ publisher ‖ 0 ‖ session u64       SessionRow
 //! Sequence                    topic id u64 ‖ session number u64 ‖ sequence u64 SequenceRow
-//! Subscription                topic id u64 ‖ subscriber                        SubscriptionRow
+//! Subscription                topic id u64 ‖ subscriber                        SubscriptionRow; version 1 has no sharing
+//! Share                       topic id u64 ‖ subscriber                        Share, of a shared subscription
 //! SubscriptionBySubscriber    subscriber ‖ 0 ‖ topic name ‖ 0 ‖ topic id u64   (empty)
 //! Retention                   topic id u64                                     topic name, when it does not keep all for ever
 //! ```
@@ -20,7 +21,7 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::Error;
+use super::{Error, Share, Sharing};
 use crate::store::Table;
 use crate::types::{
     ByteCount, LogIndex, Name, Offset, PublisherId, RequestId, Retention, Sequence, SessionId,
@@ -28,6 +29,8 @@ use crate::types::{
 };
 
 const VERSION: u8 = 1;
+/// The version of a row that version 1 cannot say: of a shared subscription.
+const VERSION_SHARED: u8 = 2;
 
 /// A topic.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,6 +78,8 @@ pub struct Subscription {
     pub missed: u64,
     /// When it was made.
     pub created: Timestamp,
+    /// How consumers share it. `None`: one reader at a time has it.
+    pub sharing: Option<Sharing>,
 }
 
 /// A publisher or a subscriber.
@@ -118,10 +123,12 @@ pub(super) struct SequenceRow {
     pub(super) append_time: Timestamp,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// A cursor. Its bytes are those of version 1 unless it is shared.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SubscriptionRow {
     pub(super) cursor: Offset,
     pub(super) created: Timestamp,
+    pub(super) sharing: Option<Sharing>,
 }
 
 impl SequenceRow {
@@ -133,28 +140,77 @@ impl SequenceRow {
 
 impl SubscriptionRow {
     /// Where the cursor stands in effect: what it has not passed may be gone.
-    pub(super) fn cursor(self, topic: &TopicRow) -> Offset {
+    pub(super) fn cursor(&self, topic: &TopicRow) -> Offset {
         self.cursor.max(topic.first_offset)
     }
 
-    pub(super) fn with(self, topic: &TopicRow, subscriber: &SubscriberId) -> Subscription {
+    /// The bytes of the row.
+    pub(super) fn encode(&self) -> Bytes {
+        match &self.sharing {
+            None => write(VERSION, &(self.cursor, self.created)),
+            Some(sharing) => write(VERSION_SHARED, &(self.cursor, self.created, sharing)),
+        }
+    }
+
+    /// Reads a row.
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, Error> {
+        let table = Table::Subscription;
+        let (cursor, created, sharing) = match bytes.split_first() {
+            Some((&VERSION_SHARED, fields)) => {
+                let fields = postcard::from_bytes(fields);
+                let (cursor, created, sharing) =
+                    fields.map_err(|source| Error::Row { table, source })?;
+                (cursor, created, Some(sharing))
+            }
+            Some((&found, _)) if found > VERSION_SHARED => {
+                return Err(Error::RowVersion {
+                    table,
+                    found,
+                    known: VERSION_SHARED,
+                });
+            }
+            _ => {
+                let (cursor, created) = decode(table, bytes)?;
+                (cursor, created, None)
+            }
+        };
+        Ok(Self {
+            cursor,
+            created,
+            sharing,
+        })
+    }
+
+    /// As it is told. `share` is there when it is shared.
+    pub(super) fn with(
+        self,
+        topic: &TopicRow,
+        subscriber: &SubscriberId,
+        share: Option<&Share>,
+    ) -> Subscription {
+        let gone = topic.first_offset.0.saturating_sub(self.cursor.0);
         Subscription {
             topic_id: topic.id,
             topic: topic.name.clone(),
             subscriber: subscriber.clone(),
             cursor: self.cursor(topic),
-            missed: topic.first_offset.0.saturating_sub(self.cursor.0),
+            missed: share.map_or(gone, |share| share.missed(self.cursor, topic.first_offset)),
             created: self.created,
+            sharing: self.sharing,
         }
     }
+}
+
+pub(super) fn encode(row: &impl Serialize) -> Bytes {
+    write(VERSION, row)
 }
 
 #[expect(
     clippy::expect_used,
     reason = "names, numbers and options always have a postcard form"
 )]
-pub(super) fn encode(row: &impl Serialize) -> Bytes {
-    let bytes = postcard::to_extend(row, vec![VERSION]).expect("a row is plain data");
+fn write(version: u8, row: &impl Serialize) -> Bytes {
+    let bytes = postcard::to_extend(row, vec![version]).expect("a row is plain data");
     bytes.into()
 }
 

@@ -2,7 +2,7 @@
 
 use super::machine::{Step, Stop};
 use super::row::{self, SubscriptionRow};
-use super::{Event, Refusal, Response, Start, TopicRow};
+use super::{Event, Refusal, Response, Sharing, Start, Subscription, TopicRow};
 use crate::store::Table;
 use crate::types::{Offset, SubscriberId, Timestamp, TopicId, TopicName};
 
@@ -11,29 +11,27 @@ impl Step<'_> {
         &mut self,
         name: &TopicName,
         subscriber: &SubscriberId,
-        start: Start,
+        (start, sharing): (Start, Option<Sharing>),
         at: Timestamp,
     ) -> Result<Response, Stop> {
         let topic = self.topic(name)?;
-        let key = row::subscription_key(topic.id, subscriber);
-        if let Some(row) = self
-            .overlay
-            .get::<SubscriptionRow>(Table::Subscription, &key)?
-        {
+        if let Some(row) = self.find_cursor(&topic, subscriber)? {
             return Ok(Response::Subscribed {
-                subscription: row.with(&topic, subscriber),
+                subscription: self.told(row, &topic, subscriber)?,
                 is_new: false,
             });
         }
         let row = SubscriptionRow {
             cursor: self.find(&topic, start)?,
             created: at,
+            sharing,
         };
-        self.put_cursor(&topic, subscriber, row);
+        self.begin_share(&topic, subscriber, &row);
+        self.put_cursor(&topic, subscriber, &row);
         let twin = row::twin_key(subscriber, name, topic.id);
         self.overlay.put_key(Table::SubscriptionBySubscriber, twin);
         Ok(Response::Subscribed {
-            subscription: row.with(&topic, subscriber),
+            subscription: self.told(row, &topic, subscriber)?,
             is_new: true,
         })
     }
@@ -43,9 +41,12 @@ impl Step<'_> {
         name: &TopicName,
         subscriber: &SubscriberId,
     ) -> Result<Response, Stop> {
-        let (topic, _) = self.cursor(name, subscriber)?;
+        let (topic, row) = self.cursor(name, subscriber)?;
         let key = row::subscription_key(topic.id, subscriber);
-        self.overlay.remove(Table::Subscription, key);
+        self.overlay.remove(Table::Subscription, key.clone());
+        if row.sharing.is_some() {
+            self.overlay.remove(Table::Share, key);
+        }
         let twin = row::twin_key(subscriber, name, topic.id);
         self.overlay.remove(Table::SubscriptionBySubscriber, twin);
         self.events.push(Event::SubscriptionDeleted {
@@ -64,6 +65,13 @@ impl Step<'_> {
         expected: Option<Offset>,
     ) -> Result<Response, Stop> {
         let (topic, mut row) = self.cursor(name, subscriber)?;
+        if row.sharing.is_some() {
+            return Err(Refusal::SubscriptionShared {
+                topic: topic.name,
+                subscriber: subscriber.clone(),
+            }
+            .into());
+        }
         if let Some(expected) = expected.filter(|expected| *expected != row.cursor(&topic)) {
             return Err(Refusal::CursorMoved {
                 cursor: row.cursor(&topic),
@@ -79,7 +87,7 @@ impl Step<'_> {
         // Messages that are gone may be acknowledged too: they were delivered then, not missed.
         if next_offset > row.cursor {
             row.cursor = next_offset;
-            self.put_cursor(&topic, subscriber, row);
+            self.put_cursor(&topic, subscriber, &row);
         }
         Ok(Response::Acknowledged {
             cursor: row.cursor(&topic),
@@ -107,18 +115,43 @@ impl Step<'_> {
     ) -> Result<Response, Stop> {
         let (topic, mut row) = self.cursor(name, subscriber)?;
         row.cursor = self.find(&topic, to)?;
-        self.put_cursor(&topic, subscriber, row);
+        self.begin_share(&topic, subscriber, &row);
+        self.put_cursor(&topic, subscriber, &row);
         Ok(Response::Sought { cursor: row.cursor })
     }
 
-    fn cursor(
+    /// A row as it is told.
+    fn told(
+        &mut self,
+        row: SubscriptionRow,
+        topic: &TopicRow,
+        subscriber: &SubscriberId,
+    ) -> Result<Subscription, Stop> {
+        let share = match &row.sharing {
+            Some(_) => Some(self.share(topic, subscriber)?),
+            None => None,
+        };
+        Ok(row.with(topic, subscriber, share.as_ref()))
+    }
+
+    fn find_cursor(
+        &mut self,
+        topic: &TopicRow,
+        subscriber: &SubscriberId,
+    ) -> Result<Option<SubscriptionRow>, Stop> {
+        let key = row::subscription_key(topic.id, subscriber);
+        let bytes = self.overlay.bytes(Table::Subscription, &key)?;
+        let row = bytes.map(|bytes| SubscriptionRow::decode(&bytes));
+        Ok(row.transpose()?)
+    }
+
+    pub(super) fn cursor(
         &mut self,
         name: &TopicName,
         subscriber: &SubscriberId,
     ) -> Result<(TopicRow, SubscriptionRow), Stop> {
         let topic = self.topic(name)?;
-        let key = row::subscription_key(topic.id, subscriber);
-        let row = self.overlay.get(Table::Subscription, &key)?;
+        let row = self.find_cursor(&topic, subscriber)?;
         let refusal = || Refusal::SubscriptionNotFound {
             topic: name.clone(),
             subscriber: subscriber.clone(),
@@ -126,9 +159,15 @@ impl Step<'_> {
         Ok((topic, row.ok_or_else(refusal)?))
     }
 
-    fn put_cursor(&mut self, topic: &TopicRow, subscriber: &SubscriberId, row: SubscriptionRow) {
+    pub(super) fn put_cursor(
+        &mut self,
+        topic: &TopicRow,
+        subscriber: &SubscriberId,
+        row: &SubscriptionRow,
+    ) {
         let key = row::subscription_key(topic.id, subscriber);
-        self.overlay.put(Table::Subscription, key, &row);
+        self.overlay
+            .write(Table::Subscription, key, Some(row.encode()));
         self.events.push(Event::CursorMoved {
             topic_id: topic.id,
             topic: topic.name.clone(),

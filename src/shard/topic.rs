@@ -196,7 +196,7 @@ impl Step<'_> {
         self.overlay.put(Table::Shard, row::shard_key(), &shard);
         let prefix = row::topic_prefix(topic.id);
         self.overlay.doom(Doom::Batches(topic.id));
-        for table in [Table::Session, Table::Sequence] {
+        for table in [Table::Session, Table::Sequence, Table::Share] {
             self.overlay.doom(Doom::Rows {
                 table,
                 prefix: prefix.clone(),

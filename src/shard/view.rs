@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::row::{self, ShardRow, SubscriptionRow, name_at};
-use super::{Error, Identity, Subscription, TopicRow};
+use super::{Error, Identity, Share, Subscription, TopicRow};
 use crate::store::{self, BatchRange, Reader, RowRange, Table};
 use crate::types::{
     ByteCount, Name, Offset, PublisherId, StoredBatch, SubscriberId, Timestamp, TopicId, TopicName,
@@ -212,8 +212,37 @@ impl View {
         let Some(row) = self.store.row(self.shard, table, &key)? else {
             return Ok(None);
         };
-        let row: SubscriptionRow = row::decode(table, &row)?;
-        Ok(Some(row.with(topic, subscriber)))
+        Ok(Some(self.told(&row, topic, subscriber)?))
+    }
+
+    /// A row as it is told.
+    fn told(
+        &self,
+        row: &[u8],
+        topic: &TopicRow,
+        subscriber: &SubscriberId,
+    ) -> Result<Subscription, Error> {
+        let row = SubscriptionRow::decode(row)?;
+        let share = match &row.sharing {
+            Some(_) => self.share(topic, subscriber)?,
+            None => None,
+        };
+        Ok(row.with(topic, subscriber, share.as_ref()))
+    }
+
+    /// What is known of a shared subscription beside its cursor.
+    ///
+    /// # Errors
+    /// [`Error`] when the store cannot be read.
+    pub fn share(
+        &self,
+        topic: &TopicRow,
+        subscriber: &SubscriberId,
+    ) -> Result<Option<Share>, Error> {
+        let table = Table::Share;
+        let key = row::subscription_key(topic.id, subscriber);
+        let row = self.store.row(self.shard, table, &key)?;
+        row.map(|row| row::decode(table, &row)).transpose()
     }
 
     /// Cursors on a topic, of subscribers after an id.
@@ -235,9 +264,9 @@ impl View {
         };
         let mut found = Vec::new();
         for (key, row) in self.store.rows(self.shard, table, range, limit)? {
-            let row: SubscriptionRow = row::decode(table, &row)?;
-            let subscriber = name_at(&key, prefix.len()).map(SubscriberId);
-            found.extend(subscriber.map(|subscriber| row.with(topic, &subscriber)));
+            if let Some(subscriber) = name_at(&key, prefix.len()).map(SubscriberId) {
+                found.push(self.told(&row, topic, &subscriber)?);
+            }
         }
         Ok(found)
     }

@@ -75,6 +75,8 @@ pub enum Table {
     SubscriptionBySubscriber = 9,
     /// Topics that do not keep their messages for ever, by topic.
     Retention = 10,
+    /// What is known of shared subscriptions beside their cursors, by topic and subscriber.
+    Share = 11,
 }
 
 /// A key of a row, without shard and table, and the row.

@@ -8,6 +8,7 @@ mod id;
 mod limits;
 mod name;
 mod position;
+mod range;
 mod retention;
 mod vertex;
 
@@ -16,5 +17,6 @@ pub use id::{Incarnation, PeerId, RequestId, Sequence, SessionId, TopicId};
 pub use limits::Limits;
 pub use name::{Name, NameError, PublisherId, SubscriberId, TopicName};
 pub use position::{ByteCount, LogIndex, LogPosition, Offset, Term, Timestamp};
+pub use range::{DisorderError, OffsetRange, Offsets};
 pub use retention::Retention;
 pub use vertex::{Dimension, Vertex, VertexError};

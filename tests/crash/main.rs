@@ -160,6 +160,7 @@ async fn prepare(client: &mut Plain) {
             topic: topic.to_owned(),
             subscriber,
             start: None,
+            shared: None,
         };
         client.subscribe(request).await.unwrap();
     }
@@ -177,6 +178,7 @@ async fn read_all(client: &mut Plain, topic: &str) -> Vec<String> {
         topic: topic.to_owned(),
         subscriber: subscriber.clone(),
         start: None,
+        shared: None,
     };
     client.subscribe(request).await.unwrap();
     let mut texts = Vec::new();

@@ -85,7 +85,8 @@ async fn misnamed(client: &mut Plain, bad: &str) -> Vec<(&'static str, Status)> 
         client.subscribe(SubscribeRequest {
             topic: "t".into(),
             subscriber: bad.into(),
-            start: None
+            start: None,
+            shared: None
         }),
     ]);
     let named = |field: &'static str, errors: Vec<Status>| {
@@ -116,7 +117,8 @@ async fn topic_errors(client: &mut Plain, topic: &str, subscriber: &str) -> Vec<
         client.subscribe(SubscribeRequest {
             topic: name(),
             subscriber: subscriber.into(),
-            start: None
+            start: None,
+            shared: None
         }),
     ];
     errors.extend(cursor_errors(client, topic, subscriber).await);
@@ -295,7 +297,8 @@ async fn unknown_ids(client: &mut Plain, topic: &str) -> Vec<Status> {
         client.subscribe(SubscribeRequest {
             topic: topic.into(),
             subscriber: "S".into(),
-            start: None
+            start: None,
+            shared: None
         }),
         client.delete_subscriber(DeleteSubscriberRequest {
             subscriber: "S".into()

@@ -200,7 +200,8 @@ async fn beyond(client: &mut Plain, topic: &str) -> Vec<Status> {
         client.subscribe(SubscribeRequest {
             topic: topic(),
             subscriber: "late".into(),
-            start
+            start,
+            shared: None
         }),
     ]
 }

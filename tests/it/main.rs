@@ -30,6 +30,7 @@ mod replica;
 mod retention;
 mod rolling;
 mod sdk_stream;
+mod shared;
 mod silence;
 mod stop_node;
 mod storage;

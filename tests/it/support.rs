@@ -91,6 +91,7 @@ pub async fn subscribe(client: &mut Plain, topic: &str, subscriber: &str) {
         topic: topic.to_owned(),
         subscriber: subscriber.to_owned(),
         start: None,
+        shared: None,
     };
     client.subscribe(request).await.unwrap();
 }

@@ -11,7 +11,7 @@ async fn open(world: &World) -> (Opened, Delivery<Fake>) {
     let open = OpenDelivery {
         topic: topic("t"),
         subscriber: subscriber("s"),
-        lease: Duration::from_secs(30),
+        lease: Some(Duration::from_secs(30)),
         heartbeat: Duration::from_secs(30),
     };
     let (opened, mut delivery) = world

@@ -70,7 +70,7 @@ async fn stream_tells_what_it_never_delivered_and_tells_it_once() {
     let open = OpenDelivery {
         topic: topic("t"),
         subscriber: subscriber("s"),
-        lease: Duration::from_secs(600),
+        lease: Some(Duration::from_secs(600)),
         heartbeat: Duration::from_secs(600),
     };
     let opened = world.broker.open_delivery(&world.call(), open).await;

@@ -3,13 +3,16 @@
 use cubecast_sdk::proto::v1 as proto;
 
 use super::{Checks, Fate, Here, Operation};
-use crate::broker::Error;
+use crate::broker::{Error, LEASE_DEFAULT};
 use crate::cluster::Cluster;
 use crate::rpc::api::Api;
 use crate::rpc::status::Fault;
 use crate::rpc::{answer, convert};
-use crate::shard::Start;
+use crate::shard::{DeadLetters, Sharing, Start};
 use crate::types::{Offset, SubscriberId, TopicName, Vertex};
+
+/// More deliveries than anybody waits for.
+const DELIVERIES_MAX: u32 = 1_000;
 
 /// A topic and a subscriber.
 fn parties(topic: &str, subscriber: &str) -> Result<(TopicName, SubscriberId), Fault> {
@@ -19,12 +22,43 @@ fn parties(topic: &str, subscriber: &str) -> Result<(TopicName, SubscriberId), F
     ))
 }
 
+/// How consumers are to share a subscription to this topic.
+fn sharing(sharing: &proto::Sharing, topic: &TopicName) -> Result<Sharing, Fault> {
+    let letters = convert::optional_name(&sharing.dead_letter_topic, "shared.dead_letter_topic")?;
+    let dead_letters = match (letters.map(TopicName), sharing.max_deliveries) {
+        (None, 0) => None,
+        (None, _) | (Some(_), 0) => {
+            let text = "max_deliveries and dead_letter_topic are given both or not at all";
+            return Err(convert::invalid("shared.max_deliveries", text));
+        }
+        (Some(_), count) if count > DELIVERIES_MAX => {
+            let text = format!("{count} deliveries are more than {DELIVERIES_MAX}");
+            let fault = convert::invalid("shared.max_deliveries", text);
+            return Err(fault.with("limit", DELIVERIES_MAX));
+        }
+        (Some(letters), _) if letters == *topic => {
+            let text = "the topic of the dead letters is another one";
+            return Err(convert::invalid("shared.dead_letter_topic", text));
+        }
+        (Some(letters), max_deliveries) => Some(DeadLetters {
+            max_deliveries,
+            topic: letters,
+        }),
+    };
+    let lease = convert::within(sharing.lease.as_ref(), "shared.lease", convert::LEASE)?;
+    Ok(Sharing {
+        lease: lease.unwrap_or(LEASE_DEFAULT),
+        dead_letters,
+    })
+}
+
 /// Gives a subscriber a cursor on a topic.
 #[derive(Debug)]
 pub struct Subscribe {
     topic: TopicName,
     subscriber: SubscriberId,
     start: Start,
+    sharing: Option<Sharing>,
 }
 
 impl Operation for Subscribe {
@@ -34,7 +68,9 @@ impl Operation for Subscribe {
 
     fn parse(request: &Self::Request, _: Checks<'_>) -> Result<Self, Fault> {
         let (topic, subscriber) = parties(&request.topic, &request.subscriber)?;
+        let shared = request.shared.as_ref();
         Ok(Self {
+            sharing: shared.map(|shared| sharing(shared, &topic)).transpose()?,
             topic,
             subscriber,
             start: convert::optional_start(request.start.as_ref())?,
@@ -52,7 +88,11 @@ impl Operation for Subscribe {
     async fn serve(&self, api: &Api, here: Here<'_>) -> Result<Self::Response, Error> {
         let subscribed = api
             .broker()
-            .subscribe(&here, (&self.topic, &self.subscriber), self.start)
+            .subscribe(
+                &here,
+                (&self.topic, &self.subscriber),
+                (self.start, self.sharing.clone()),
+            )
             .await?;
         Ok(proto::SubscribeResponse {
             subscription: Some(answer::subscription(

@@ -75,6 +75,14 @@ fn every_refusal_has_its_reason_and_facts() {
             "subscriber=s topic=t",
         ),
         (
+            Refusal::SubscriptionShared {
+                topic: topic(),
+                subscriber: subscriber(),
+            },
+            Reason::SubscriptionShared,
+            "subscriber=s topic=t",
+        ),
+        (
             Refusal::SequenceGap {
                 topic: topic(),
                 publisher: publisher(),

@@ -9,6 +9,7 @@ mod held;
 mod proxy;
 mod publish;
 mod pull;
+mod shared;
 mod upstream;
 
 use std::sync::Arc;

@@ -15,30 +15,28 @@ use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::proxy::Proxy;
+use super::shared::{self, Shared};
 use super::{Call, broken, out_of_time, stopping};
-use crate::broker::{self, Delivered, Delivery, OpenDelivery};
+use crate::broker::{self, Delivered, Delivery, OpenDelivery, Opened};
 use crate::replica::Replica;
 use crate::router::Aim;
 use crate::rpc::answer;
 use crate::rpc::api::{Api, Hearing, Names};
-use crate::rpc::convert;
+use crate::rpc::convert::{self, LEASE, within};
 use crate::rpc::forward::{self, Ask, Attempt, Failure, Fate};
 use crate::rpc::layers::Place;
 use crate::rpc::operation::Here;
 use crate::rpc::status::Fault;
 use crate::rpc::wire::{self, StreamPullEvent};
+use crate::shard::Refusal;
 use crate::types::{ByteCount, Name, Offset, PeerId, SubscriberId, TopicName, Vertex};
 
-/// How long a reader has for what is delivered, when it does not say.
-const LEASE_DEFAULT: Duration = Duration::from_secs(30);
-/// Less would end before an acknowledgement arrives, more is no lease.
-const LEASE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(12 * 3600));
 /// How often an idle stream speaks, when the reader does not say.
 const HEARTBEAT_DEFAULT: Duration = Duration::from_secs(5);
 /// More often costs a look at the topic each time; more rarely no reader would wait.
 const HEARTBEAT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(600));
 /// How long what is rejected may be held back.
-const DELAY: (Duration, Duration) = (Duration::ZERO, Duration::from_secs(12 * 3600));
+pub(super) const DELAY: (Duration, Duration) = (Duration::ZERO, Duration::from_secs(12 * 3600));
 
 /// What a reader is sent.
 pub type Deliveries =
@@ -103,37 +101,18 @@ fn parse(open: &proto::StreamPullOpen) -> Result<OpenDelivery, Fault> {
     Ok(OpenDelivery {
         topic: TopicName(convert::name(&open.topic, "topic")?),
         subscriber: SubscriberId(convert::name(&open.subscriber, "subscriber")?),
-        lease: within(open.lease.as_ref(), "lease", LEASE)?.unwrap_or(LEASE_DEFAULT),
+        lease: within(open.lease.as_ref(), "lease", LEASE)?,
         heartbeat: within(open.heartbeat.as_ref(), "heartbeat", HEARTBEAT)?
             .unwrap_or(HEARTBEAT_DEFAULT),
     })
-}
-
-/// A span of time that has bounds.
-fn within(
-    span: Option<&prost_types::Duration>,
-    field: &'static str,
-    (min, max): (Duration, Duration),
-) -> Result<Option<Duration>, Fault> {
-    let Some(span) = span else { return Ok(None) };
-    let span = convert::duration(span, field)?;
-    let outside = |what, limit: Duration| {
-        let text = format!("{field} is {what} {limit:?}");
-        Err(convert::invalid(field, text).with("limit", format!("{limit:?}")))
-    };
-    if span < min {
-        outside("below", min)
-    } else if span > max {
-        outside("above", max)
-    } else {
-        Ok(Some(span))
-    }
 }
 
 /// Where deliveries come from.
 enum Feed {
     /// This peer's replica, with what is told first.
     Here(Box<Local>),
+    /// The same, of a shared subscription.
+    Shared(Box<Shared>),
     /// Another peer.
     There(Box<Proxy>),
 }
@@ -175,12 +154,7 @@ impl Attempt for Opening<'_> {
             directory: &directory,
             deadline: context.deadline,
         };
-        let opened = api.broker().open_delivery(&here, self.wanted.clone());
-        let (opened, delivery) = match opened.await {
-            Ok(opened) => opened,
-            Err(error) => return Err(api.judge(&replica, error)),
-        };
-        let first = proto::StreamPullOpened {
+        let first = |opened: &Opened| proto::StreamPullOpened {
             subscription: Some(answer::subscription(
                 &opened.subscription,
                 opened.head_offset,
@@ -188,11 +162,23 @@ impl Attempt for Opening<'_> {
             source: Some(answer::source(api.cluster(), &here, opened.freshness)),
             topic_id: opened.topic_id.to_bits(),
         };
-        Ok(Feed::Here(Box::new(Local {
-            first: Some(first),
-            delivery,
-            replica,
-        })))
+        let opened = api.broker().open_delivery(&here, self.wanted.clone());
+        match opened.await {
+            Ok((opened, delivery)) => Ok(Feed::Here(Box::new(Local {
+                first: Some(first(&opened)),
+                delivery,
+                replica: replica.clone(),
+            }))),
+            Err(broker::Error::Refused(Refusal::SubscriptionShared { .. })) => {
+                let opened = api.broker().open_share(&here, &self.wanted, api).await;
+                let opened = opened.map_err(|error| api.judge(&replica, error));
+                opened.map(|(opened, consumer)| {
+                    let first = Some(first(&opened));
+                    Feed::Shared(Box::new(Shared::new(first, consumer, replica.clone())))
+                })
+            }
+            Err(error) => Err(api.judge(&replica, error)),
+        }
     }
 
     async fn there(&self, peer: PeerId) -> Result<Feed, Failure> {
@@ -218,7 +204,7 @@ struct Pulling {
 }
 
 /// What happens next in a stream.
-enum Next {
+pub(super) enum Next {
     /// There is something to tell.
     Tell(StreamPullEvent),
     /// The reader said something.
@@ -237,7 +223,7 @@ impl Pulling {
                     return Some((Ok(wire::StreamPullResponse { event }), self));
                 }
                 Next::Said(command) => {
-                    if let Err(fault) = self.obey(command) {
+                    if let Err(fault) = self.obey(command).await {
                         self.is_over = true;
                         return Some((Err(self.api.refuse(fault.into_status())), self));
                     }
@@ -256,7 +242,7 @@ impl Pulling {
         let drain = &self.api.parts.drain;
         let (api, vertex) = (&self.api, self.vertex);
         let may_say = match &self.feed {
-            Feed::Here(_) => true,
+            Feed::Here(_) | Feed::Shared(_) => true,
             Feed::There(proxy) => proxy.is_free(),
         };
         tokio::select! {
@@ -275,7 +261,7 @@ impl Pulling {
     }
 
     /// Does what the reader says.
-    fn obey(&mut self, command: Command) -> Result<(), Fault> {
+    async fn obey(&mut self, command: Command) -> Result<(), Fault> {
         match &command {
             Command::Open(_) => {
                 let text = "a StreamPull is opened once, by its first request";
@@ -287,11 +273,23 @@ impl Pulling {
                 within(extend.lease.as_ref(), "lease", LEASE)?
                     .ok_or_else(|| convert::invalid("lease", text))?;
             }
+            Command::AcknowledgeRanges(done) => drop(shared::some(&done.ranges)?),
+            Command::RejectRanges(reject) => {
+                shared::which(&reject.ranges)?;
+                within(reject.delay.as_ref(), "delay", DELAY)?;
+            }
+            Command::ExtendRanges(extend) => {
+                shared::some(&extend.ranges)?;
+                let text = "extend_ranges says no lease";
+                within(extend.lease.as_ref(), "lease", LEASE)?
+                    .ok_or_else(|| convert::invalid("lease", text))?;
+            }
             Command::Credit(_) | Command::Acknowledge(_) => {}
         }
         match &mut self.feed {
             Feed::There(proxy) => proxy.say(command),
             Feed::Here(local) => tell(&mut local.delivery, &command)?,
+            Feed::Shared(shared) => shared.obey(&command).await?,
         }
         Ok(())
     }
@@ -311,6 +309,10 @@ fn tell(delivery: &mut Delivery<Replica>, command: &Command) -> Result<(), Fault
             if let Some(lease) = within(extend.lease.as_ref(), "lease", LEASE)? {
                 delivery.extend(lease);
             }
+        }
+        Command::AcknowledgeRanges(_) | Command::RejectRanges(_) | Command::ExtendRanges(_) => {
+            let text = "one reader has this subscription: ranges are for shared ones";
+            return Err(convert::invalid("ranges", text));
         }
     }
     Ok(())
@@ -339,6 +341,7 @@ impl Feed {
     async fn next(&mut self, api: &Api, vertex: Vertex) -> Next {
         match self {
             Self::Here(local) => local.next(api, vertex).await,
+            Self::Shared(shared) => shared.next(api, vertex).await,
             Self::There(proxy) => match proxy.next().await {
                 Some(Ok(event)) => Next::Tell(event),
                 Some(Err(status)) => Next::End(Some(status)),
@@ -354,10 +357,11 @@ impl Feed {
                 let deadline = Instant::now() + crate::rpc::context::TIMEOUT_DEFAULT;
                 let done = tokio::time::timeout_at(deadline, local.delivery.finish()).await;
                 match done {
-                    Ok(Err(error)) => local.end(api, vertex, error),
+                    Ok(Err(error)) => end(api, &local.replica, vertex, error),
                     Ok(Ok(())) | Err(_) => Next::End(None),
                 }
             }
+            Self::Shared(shared) => shared.last(api, vertex).await,
             Self::There(proxy) => {
                 proxy.hang_up();
                 match proxy.last().await {
@@ -372,31 +376,41 @@ impl Feed {
 impl Local {
     async fn next(&mut self, api: &Api, vertex: Vertex) -> Next {
         if let Some(first) = self.first.take() {
-            return Next::Tell(StreamPullEvent::Opened(first));
+            return Next::Tell(StreamPullEvent::Opened(Box::new(first)));
         }
         match self.delivery.next().await {
-            Ok(Delivered::Batch {
-                batch,
-                attempt,
-                missed,
-            }) => Next::Tell(StreamPullEvent::Delivery(wire::StreamPullDelivery {
-                batches: vec![answer::batch(batch)],
-                tail: wire::StreamPullTail { attempt, missed },
-            })),
-            Ok(Delivered::Heartbeat {
-                cursor,
-                head_offset,
-            }) => Next::Tell(StreamPullEvent::Heartbeat(proto::StreamPullHeartbeat {
-                cursor: cursor.0,
-                head_offset: head_offset.0,
-            })),
-            Err(error) => self.end(api, vertex, error),
+            Ok(delivered) => Next::Tell(told(delivered)),
+            Err(error) => end(api, &self.replica, vertex, error),
         }
     }
+}
 
-    /// The end of a stream that this replica can serve no longer. Whoever called is told who leads, as far as that is known.
-    fn end(&self, api: &Api, vertex: Vertex, error: broker::Error) -> Next {
-        let failure = api.judge(&self.replica, error);
-        Next::End(Some(forward::told_to_peer(&api.router, vertex, failure)))
+/// What is delivered, as a client is told it.
+pub(super) fn told(delivered: Delivered) -> StreamPullEvent {
+    match delivered {
+        Delivered::Batch {
+            batch,
+            attempt,
+            missed,
+        } => StreamPullEvent::Delivery(wire::StreamPullDelivery {
+            batches: vec![answer::batch(batch)],
+            tail: wire::StreamPullTail { attempt, missed },
+        }),
+        Delivered::Heartbeat {
+            cursor,
+            head_offset,
+        } => StreamPullEvent::Heartbeat(proto::StreamPullHeartbeat {
+            cursor: cursor.0,
+            head_offset: head_offset.0,
+        }),
+        Delivered::Settled { ranges } => StreamPullEvent::Settled(proto::StreamPullSettled {
+            ranges: ranges.iter().map(shared::range).collect(),
+        }),
     }
+}
+
+/// The end of a stream that this replica can serve no longer. Whoever called is told who leads, as far as that is known.
+pub(super) fn end(api: &Api, replica: &Replica, vertex: Vertex, error: broker::Error) -> Next {
+    let failure = api.judge(replica, error);
+    Next::End(Some(forward::told_to_peer(&api.router, vertex, failure)))
 }

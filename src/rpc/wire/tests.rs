@@ -164,6 +164,12 @@ fn requests_and_events_of_streams_are_the_same_on_the_wire() {
             cursor: 5,
             head_offset: 6,
         }),
+        proto::stream_pull_response::Event::Settled(proto::StreamPullSettled {
+            ranges: vec![proto::OffsetRange {
+                first_offset: 3,
+                next_offset: 400,
+            }],
+        }),
     ];
     for event in events {
         let response = proto::StreamPullResponse { event: Some(event) };

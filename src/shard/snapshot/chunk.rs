@@ -42,7 +42,7 @@ pub(super) const HEAD_BYTES: usize = 24;
 pub(super) const CHECKSUM: std::ops::Range<usize> = 20..24;
 
 /// The tables that a snapshot may speak of.
-const TABLES: [Table; 10] = [
+const TABLES: [Table; 11] = [
     Table::Shard,
     Table::Topic,
     Table::TopicByCreator,
@@ -53,6 +53,7 @@ const TABLES: [Table; 10] = [
     Table::Subscription,
     Table::SubscriptionBySubscriber,
     Table::Retention,
+    Table::Share,
 ];
 
 impl Totals {

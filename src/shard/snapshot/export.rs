@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::draft::{Draft, last_chunk};
 use super::error::Totals;
-use crate::shard::row::{self, SessionRow};
+use crate::shard::row::{self, SessionRow, SubscriptionRow};
 use crate::shard::view::TopicFilter;
 use crate::shard::walk::Walk;
 use crate::shard::{Error, TopicRow, View};
@@ -199,9 +199,20 @@ impl Export {
             let twin = row::twin_key(&subscriber, &topic.name, topic.id);
             self.row(table, &key, &row);
             self.row(Table::SubscriptionBySubscriber, &twin, &[]);
+            if SubscriptionRow::decode(&row)?.sharing.is_some() {
+                self.share(&key)?;
+            }
         }
         self.work
             .extend(rest.map(|scan| Work::Subscriptions { topic, scan }));
+        Ok(())
+    }
+
+    /// What is known of a shared subscription.
+    fn share(&mut self, key: &[u8]) -> Result<(), Error> {
+        let table = Table::Share;
+        let row = self.view.store.row(self.view.shard, table, key)?;
+        self.row(table, key, &row.ok_or(Error::RowMissing { table })?);
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::property::command;
 use super::*;
-use crate::types::{BatchError, ByteCount, Offset, RequestId, TopicId};
+use crate::types::{BatchError, ByteCount, LogIndex, Offset, RequestId, TopicId};
 
 /// Those of the first day, in the order of their numbers.
 fn first_commands() -> Vec<Command> {
@@ -107,15 +107,76 @@ fn later_commands() -> Vec<Command> {
     ]
 }
 
+/// Those that version 1 does not know.
+fn shared_commands() -> Vec<Command> {
+    vec![
+        Command::SubscribeShared {
+            topic: topic("news"),
+            subscriber: subscriber("bob"),
+            start: Start::Earliest,
+            at: Timestamp(6),
+            sharing: Sharing {
+                lease: Duration::from_secs(30),
+                dead_letters: Some(DeadLetters {
+                    max_deliveries: 5,
+                    topic: topic("dead"),
+                }),
+            },
+        },
+        Command::Settle {
+            topic: topic("news"),
+            topic_id: TopicId::new(4, 1),
+            subscriber: subscriber("bob"),
+            era: LogIndex(9),
+            settlement: Settlement {
+                acknowledged: vec![(Offset(3), Offset(300))],
+                deliveries: vec![(Offset(2), 5)],
+                condemned: vec![Offset(2)],
+                letter: Some(LetterFate::Published {
+                    session: LogIndex(9),
+                    sequence: Sequence(1),
+                }),
+            },
+        },
+        Command::Settle {
+            topic: topic("news"),
+            topic_id: TopicId::new(4, 1),
+            subscriber: subscriber("bob"),
+            era: LogIndex(9),
+            settlement: Settlement {
+                letter: Some(LetterFate::Refused {
+                    session: LogIndex(9),
+                }),
+                ..Settlement::default()
+            },
+        },
+    ]
+}
+
+#[test]
+fn commands_of_version_2_have_these_bytes() {
+    let lines = lines(&shared_commands());
+    let text = lines.join("\n") + "\n";
+    expect_test::expect_file!["../testdata/command_v2.hex"].assert_eq(&text);
+    for (command, line) in shared_commands().iter().zip(lines) {
+        let bytes = from_hex(&line);
+        assert_eq!(Command::decode(&bytes).as_ref(), Ok(command));
+        let older = [&[1][..], &bytes[1..]].concat();
+        assert_eq!(Command::decode(&older.into()), Err(CommandError::Head));
+    }
+}
+
+fn lines(commands: &[Command]) -> Vec<String> {
+    let byte = |byte: &u8| format!("{byte:02x}");
+    let hex = |bytes: &[u8]| bytes.iter().map(byte).collect::<Vec<_>>().concat();
+    let each = commands.iter();
+    each.map(|command| hex(&command.encode())).collect()
+}
+
 #[test]
 fn commands_of_version_1_have_these_bytes() {
     let commands = [first_commands(), later_commands()].concat();
-    let byte = |byte: &u8| format!("{byte:02x}");
-    let hex = |bytes: &[u8]| bytes.iter().map(byte).collect::<Vec<_>>().concat();
-    let lines: Vec<String> = commands
-        .iter()
-        .map(|command| hex(&command.encode()))
-        .collect();
+    let lines = lines(&commands);
     let text = lines.join("\n") + "\n";
     expect_test::expect_file!["../testdata/command_v1.hex"].assert_eq(&text);
     for (command, line) in commands.iter().zip(lines) {
@@ -136,7 +197,7 @@ pub(super) fn from_hex(line: &str) -> Bytes {
 fn broken_commands_are_refused_with_the_reason() {
     let refusal = |bytes: &[u8]| Command::decode(&Bytes::copy_from_slice(bytes)).unwrap_err();
     assert_eq!(refusal(&[]), CommandError::Empty);
-    assert_eq!(refusal(&[2, 0]), CommandError::Version { found: 2 });
+    assert_eq!(refusal(&[3, 0]), CommandError::Version { found: 3 });
     assert_eq!(refusal(&[1, 99]), CommandError::Head);
     assert_eq!(refusal(&[1, 1, 1, b' ']), CommandError::Head);
     let length = |expected, found| CommandError::Length { expected, found };

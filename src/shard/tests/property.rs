@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::store::{FjallStore, Options};
-use crate::types::{ByteCount, Offset, RequestId, TopicId};
+use crate::types::{ByteCount, LogIndex, Offset, RequestId, TopicId};
 
 fn small_topic() -> impl Strategy<Value = TopicName> {
     prop::sample::select(vec!["a", "b", "b.c"]).prop_map(topic)
@@ -90,7 +90,53 @@ fn cursors() -> impl Strategy<Value = Command> {
         ),
         1 => (small_topic(), small_subscriber(), start())
             .prop_map(|(topic, subscriber, to)| Command::Seek { topic, subscriber, to }),
+        2 => (small_topic(), small_subscriber(), start(), time(), any::<bool>()).prop_map(
+            |(topic, subscriber, start, at, has_letters)| {
+                let sharing = sharing(has_letters);
+                Command::SubscribeShared { topic, subscriber, start, at, sharing }
+            }
+        ),
+        4 => (small_topic(), 1_u64..5, small_subscriber(), 0_u64..40, settlement()).prop_map(
+            |(topic, number, subscriber, era, settlement)| {
+                let (topic_id, era) = (TopicId::new(shard().index(), number), LogIndex(era));
+                Command::Settle { topic, topic_id, subscriber, era, settlement }
+            }
+        ),
     ]
+}
+
+fn sharing(has_letters: bool) -> Sharing {
+    Sharing {
+        lease: Duration::from_secs(1),
+        dead_letters: has_letters.then(|| DeadLetters {
+            max_deliveries: 2,
+            topic: topic("dead"),
+        }),
+    }
+}
+
+fn settlement() -> impl Strategy<Value = Settlement> {
+    let offset = || (0_u64..12).prop_map(Offset);
+    let letter = prop_oneof![
+        (0_u64..40, 0_u64..3).prop_map(|(session, sequence)| LetterFate::Published {
+            session: LogIndex(session),
+            sequence: Sequence(sequence),
+        }),
+        (0_u64..40).prop_map(|session| LetterFate::Refused {
+            session: LogIndex(session),
+        }),
+    ];
+    let ranges = prop::collection::vec((offset(), offset()), 0..3);
+    let deliveries = prop::collection::vec((offset(), 0_u32..4), 0..3);
+    let condemned = prop::collection::vec(offset(), 0..3);
+    (ranges, deliveries, condemned, prop::option::of(letter)).prop_map(
+        |(acknowledged, deliveries, condemned, letter)| Settlement {
+            acknowledged,
+            deliveries,
+            condemned,
+            letter,
+        },
+    )
 }
 
 pub(super) fn command() -> impl Strategy<Value = Command> {

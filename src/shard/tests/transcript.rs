@@ -273,6 +273,7 @@ fn show_subscription(subscription: &Subscription) -> String {
         cursor,
         missed,
         created,
+        sharing: _,
     } = subscription;
     let missed = match missed {
         0 => String::new(),

@@ -104,14 +104,14 @@ fn newer_version_is_named_and_is_no_damage() {
 fn newer_command_ends_the_machine() {
     let mut single = Single::new();
     single.done(&create("news"));
-    let newer = vec![(position(1), Some(Bytes::from_static(&[2, 99])))];
+    let newer = vec![(position(1), Some(Bytes::from_static(&[3, 99])))];
     let error = single.machine.apply(newer, Bytes::new()).unwrap_err();
     assert!(
         matches!(
             error,
             Error::CommandVersion {
-                found: 2,
-                known: 1,
+                found: 3,
+                known: 2,
                 ..
             }
         ),
