@@ -8,6 +8,7 @@ use tokio_util::task::TaskTracker;
 use tracing::info;
 
 use super::directory::Directory;
+use super::server;
 use super::storage::{self, Storage};
 use super::upkeep::Upkeep;
 use crate::broker::{self, Broker};
@@ -25,6 +26,13 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(2);
 /// A command has its batch and some hundred bytes around it.
 const COMMAND_OVERHEAD_BYTES: u64 = 4096;
+
+/// What the server keeps to.
+pub(super) fn server_options(config: &Config) -> server::Options {
+    server::Options {
+        connections_max: config.limits.connections_max,
+    }
+}
 
 /// Members as the settings list them: peer `i` is the home of vertex `i`.
 pub(super) fn cluster_options(config: &Config) -> cluster::Options {

@@ -104,9 +104,7 @@ impl Node {
         let routes = rpc::routes(&api, health, |routes| {
             routes.add_service(raft).add_service(link)
         })?;
-        let options = server::Options {
-            connections_max: config.limits.connections_max,
-        };
+        let options = compose::server_options(&config);
         let tasks = TaskTracker::new();
         let server = server::Server::new(listener, routes, peers.clone(), options);
         tasks.spawn(server.run(stop.clone()));
