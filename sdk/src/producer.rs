@@ -324,6 +324,8 @@ impl Shared {
 
     fn start(&self) {
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        // One that has ended, by a defect, is replaced.
+        while tasks.try_join_next().is_some() {}
         if tasks.is_empty() {
             tasks.spawn(pipeline::drive(Arc::clone(&self.core)));
         }
@@ -375,6 +377,9 @@ impl Core {
             method: METHOD,
             deadline,
         };
+        // What fills the room may be in a request that still waits for more.
+        self.lock().seal(self.measure(), &self.room);
+        self.wake.notify_one();
         match tokio::time::timeout_at(ends, self.room.acquire_many(permits)).await {
             Ok(Ok(place)) => Ok(place),
             Ok(Err(_)) | Err(_) => Err(late),

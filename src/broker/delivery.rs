@@ -417,14 +417,12 @@ impl<R: Access> Delivery<R> {
     fn moved(&mut self, result: Result<Offset, Error>) -> Result<(), Error> {
         self.acknowledging = None;
         let cursor = result?;
-        // If somebody moved it back since, that is seen with the next look. It may be further than this stream has said: by another call.
+        // It may be further than this stream has said, by another call; and somebody may have moved it back since, which is seen as that only when it is
+        // compared with this.
         self.cursor = self.cursor.max(cursor);
         self.acknowledged = self.acknowledged.max(cursor);
         self.leases.release(cursor);
-        if self.cursor > self.position {
-            self.jump(self.cursor);
-        }
-        self.is_due = true;
+        (self.is_stale, self.is_due) = (true, true);
         Ok(())
     }
 

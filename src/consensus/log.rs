@@ -337,6 +337,7 @@ impl RaftLogStorage<Types> for ShardLog {
             let submitted = self.wal.submit(vec![op], Box::new(|_| ()));
             return submitted.map_err(io::Error::other);
         }
+        self.granted = None;
         self.submit(op).await?;
         self.granted = Some(candidate(vote));
         Ok(())

@@ -241,9 +241,9 @@ impl Connection {
         // A stream stays on the road that it took. One that goes round a broken link ends when the link works again: openraft opens the next.
         let (links, peer) = (self.peers.links().clone(), peer_of(self.target));
         let straightened = Box::pin(async move { links.straightened(peer).await });
-        let outbound = Outbound::new(input)
-            .map(move |request| convert::append_to_proto(shard, request))
-            .take_until(straightened);
+        // Before what holds commits back, which says the last one at the end.
+        let outbound = Outbound::new(input.take_until(straightened))
+            .map(move |request| convert::append_to_proto(shard, request));
         let mut client = self.client()?;
         let call = client.append(self.request(outbound));
         let response = self.within(RPCTypes::AppendEntries, &option, call).await?;

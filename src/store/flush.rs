@@ -41,6 +41,8 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 const STOP_WEIGHT: u32 = 2;
 /// Beyond this the damage is looked for. When there is some the store fails: it has to be made anew from other replicas.
 const STOPS_MAX: u32 = 6;
+/// When it was looked for so many times and none was found, what stops the engine is where no read goes, and the store fails, too.
+const SEARCHES_MAX: u32 = 2;
 
 /// What the callers and the flush thread share.
 pub(super) struct Shared<E> {
@@ -314,7 +316,7 @@ impl<E: Engine> Shared<E> {
 
     /// The work of the flush thread, until it is closed or a flush fails for good.
     fn run(&self) {
-        let mut stops = 0;
+        let (mut stops, mut searches) = (0, 0);
         while let Some(is_sealed) = self.wait_for_sealed() {
             let result = if is_sealed {
                 self.flush_sealed()
@@ -322,15 +324,18 @@ impl<E: Engine> Shared<E> {
                 self.engine.check()
             };
             let is_full = matches!(result, Err(Error::Full(_)));
-            match result {
+            match &result {
                 Ok(()) => {
                     stops -= u32::from(is_sealed).min(stops);
+                    if stops == 0 {
+                        searches = 0;
+                    }
                     continue;
                 }
                 // A full disk is also why the engine stops itself.
                 Err(Error::Full(_)) => stops = 0,
                 Err(Error::Stopped(_)) => stops += STOP_WEIGHT,
-                Err(error) => return self.fail(&error),
+                Err(error) => return self.fail(error),
             }
             if is_full || stops > STOPS_MAX {
                 self.pause();
@@ -344,9 +349,20 @@ impl<E: Engine> Shared<E> {
                 }
                 self.pause();
             } else if stops > STOPS_MAX {
-                stops = 0;
+                // Not from nothing: only flushes that come to an end say that all is well.
+                stops = STOP_WEIGHT;
+                searches += 1;
                 if let Some(damage) = self.examine() {
                     return self.fail(&damage);
+                }
+                if let Err(Error::Stopped(source)) = result
+                    && searches >= SEARCHES_MAX
+                {
+                    return self.fail(&Error::Unreadable {
+                        space: Space::Messages.name(),
+                        key: "(none that is read)".to_owned(),
+                        source,
+                    });
                 }
             }
         }

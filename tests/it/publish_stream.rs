@@ -5,7 +5,7 @@ use std::time::Duration;
 use cubecast::testing::TestCluster;
 use cubecast_sdk::proto::v1::publish_stream_response::Result as Outcome;
 use cubecast_sdk::proto::v1::{
-    AckLevel, ErrorReason, GetTopicRequest, Message, PublishSequence, PublishStreamRequest,
+    ErrorReason, GetTopicRequest, Message, PublishSequence, PublishStreamRequest,
     PublishStreamResponse, ReplicaPullRequest, StreamError,
 };
 use cubecast_sdk::{Client, Fault};
@@ -15,8 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 use crate::support::{
-    Plain, all_know_gone, create_publisher, create_topic, message, name_owned_by, plain, publish,
-    publish_as,
+    Plain, create_publisher, create_topic, message, name_owned_by, plain, publish,
 };
 use crate::wire::{PATIENCE, Wire};
 
@@ -220,46 +219,6 @@ async fn refused_request_does_not_end_the_stream() {
         assert_eq!(refused.metadata[key], value, "{refused:?}");
         assert_ne!(refused.code, 0);
         assert_eq!(stream.answer().await, (100, Ok(offset as u64)));
-    }
-    cluster.stop().await;
-}
-
-// Nothing more is read while the window is full: with a replica down, a publish at ALL has its answer only at its deadline.
-#[tokio::test(flavor = "multi_thread")]
-async fn no_more_is_taken_than_the_window_holds() {
-    let settings = [("failover.standby_after", "60s")];
-    let mut cluster = TestCluster::with_settings(&settings).await;
-    let topic = name_owned_by("window", 4);
-    let publisher = name_owned_by("agency", 5);
-    create_publisher(&mut plain(cluster.address(5)).await, &publisher).await;
-    cluster.stop_peer(0).await;
-    all_know_gone(&cluster, &[0]).await;
-    for peer in [4, 3] {
-        let mut client = plain(cluster.address(peer)).await;
-        let topic = format!("{topic}-{peer}");
-        let topic = name_owned_by(&topic, 4);
-        create_topic(&mut client, &topic).await;
-        let stream = Open::at(&mut client).await;
-        for number in 0..200 {
-            let mut request = request(&topic, number);
-            request.set_acks(AckLevel::All);
-            stream.send(request).await;
-        }
-        let end = tokio::time::Instant::now() + PATIENCE;
-        while next_offset(&mut client, &topic).await < 64 {
-            assert!(tokio::time::Instant::now() < end, "the window is not used");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        // Others go on, and this one does not.
-        let other = name_owned_by(&format!("beside-{peer}"), 4);
-        create_topic(&mut client, &other).await;
-        for number in 0..20 {
-            let sequence = (publisher.as_str(), 1, number);
-            publish_as(&mut client, &other, sequence, "a")
-                .await
-                .unwrap();
-        }
-        assert_eq!(next_offset(&mut client, &topic).await, 64);
     }
     cluster.stop().await;
 }

@@ -16,6 +16,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -50,6 +51,7 @@ struct Shared {
     gate: Gate,
     traces: Traces,
     request_bytes_max: u64,
+    upload_time_max: Duration,
 }
 
 impl Edge {
@@ -62,6 +64,7 @@ impl Edge {
             gate,
             traces: Traces::new(seed),
             request_bytes_max: limits.request_bytes_max,
+            upload_time_max: upload::time_max(limits.request_bytes_max),
         };
         Self {
             shared: Arc::new(shared),
@@ -133,7 +136,7 @@ where
         let span = trace::span(shared.peer, &request);
         request.extensions_mut().insert(Arrival { at, timeout });
         let place = request.extensions().get::<Place>().cloned();
-        let (request, lateness) = upload::watch(request, at, timeout);
+        let (request, lateness) = upload::watch(request, at, timeout, shared.upload_time_max);
         let answer = self.inner.call(request);
         let work = async move {
             let response = tokio::select! {

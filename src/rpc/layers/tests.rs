@@ -14,7 +14,7 @@ use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::{Layer, ServiceExt, service_fn};
 
-use super::upload::{UPLOAD_TIME_MAX, Upload};
+use super::upload::Upload;
 use super::{Delivery, Edge, Place};
 use crate::rpc::context::{Arrival, TRACE_PARENT};
 use crate::rpc::status::{Fault, reason};
@@ -81,6 +81,9 @@ impl http_body::Body for Endless {
 fn status(response: &Response<Body>) -> Status {
     Status::from_header_map(response.headers()).unwrap()
 }
+
+/// That of the limits of these tests.
+const UPLOAD_TIME_MAX: Duration = Duration::from_secs(20);
 
 #[tokio::test(start_paused = true)]
 async fn request_that_never_ends_gives_its_place_back() {

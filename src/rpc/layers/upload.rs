@@ -16,8 +16,10 @@ use tonic::Status;
 
 use crate::rpc::status::Fault;
 
-/// How long one request may be on its way, whatever its deadline: the largest, at less than 2 Mbit/s.
-pub(super) const UPLOAD_TIME_MAX: Duration = Duration::from_secs(20);
+/// How long a request may be on its way at least, if its deadline allows it.
+const UPLOAD_TIME_MIN: Duration = Duration::from_secs(20);
+/// The slowest line, in bytes per second, on which the largest request arrives in time: 2 Mbit/s.
+const UPLOAD_RATE_MIN: u64 = 250_000;
 /// Methods whose requests are streams, as long as their callers want.
 const STREAMS: [&str; 2] = [
     "/cubecast.v1.PeerService/PublishStream",
@@ -32,14 +34,20 @@ pub struct Upload<B> {
     _end: DropGuard,
 }
 
+/// How long one request of at most so many bytes may be on its way, whatever its deadline.
+pub(super) fn time_max(request_bytes_max: u64) -> Duration {
+    Duration::from_secs(request_bytes_max / UPLOAD_RATE_MIN).max(UPLOAD_TIME_MIN)
+}
+
 /// The request, and what waits until it is late: a caller gets no more time for it than it gives its call.
 pub(super) fn watch<B>(
     request: Request<B>,
     at: Instant,
     timeout: Option<Duration>,
+    time_max: Duration,
 ) -> (Request<Upload<B>>, Lateness) {
     let end = CancellationToken::new();
-    let time = timeout.map_or(UPLOAD_TIME_MAX, |timeout| timeout.min(UPLOAD_TIME_MAX));
+    let time = timeout.map_or(time_max, |timeout| timeout.min(time_max));
     let is_stream = STREAMS.contains(&request.uri().path());
     let lateness = Lateness {
         end: (!is_stream).then(|| end.clone()),

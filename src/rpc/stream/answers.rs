@@ -106,7 +106,8 @@ impl Reading {
         // Without its work the stream must not look as if all were answered.
         self.tasks.join_next().await?.err()?;
         let text = "the stream broke: what has no answer may have been done";
-        let fault = Fault::new(ErrorReason::Internal, text);
+        // Every other reason would say that nothing was done.
+        let fault = Fault::new(ErrorReason::OutcomeUnknown, text);
         Some((Err(fault.into_status()), self))
     }
 }
@@ -181,6 +182,10 @@ mod tests {
         let (outbox, inbox) = queue(1);
         let work = broken(outbox);
         let answers: Vec<_> = inbox.stream(work, None).collect().await;
-        assert!(matches!(answers.as_slice(), [Err(_)]), "{answers:?}");
+        let [Err(status)] = answers.as_slice() else {
+            panic!("{answers:?}");
+        };
+        let reason = crate::rpc::status::reason(status);
+        assert_eq!(reason, Some(ErrorReason::OutcomeUnknown));
     }
 }
