@@ -118,9 +118,21 @@ impl Desk {
         self.lock().line == line
     }
 
-    /// A message came, or a part of one.
-    pub(crate) fn hold(&self, line: u64, offset: u64) {
-        *self.lock().held.entry((line, offset)).or_default() += 1;
+    /// A message came, or the part of one with this index. One that comes again while it is here has used credit twice, and gives it back once in the end: the
+    /// other is given back now.
+    pub(crate) fn hold(&self, line: u64, offset: u64, index: u32) {
+        let is_again = {
+            let mut state = self.lock();
+            let parts = state.held.entry((line, offset)).or_default();
+            *parts = parts.saturating_add(1);
+            index == 0 && *parts > 1
+        };
+        if is_again {
+            self.say(|state| {
+                let is_ours = state.line == line;
+                state.messages = state.messages.saturating_add(u32::from(is_ours));
+            });
+        }
     }
 
     /// A message is done. Also one that came over an older line.
@@ -367,7 +379,7 @@ mod tests {
             matches!(desk.next(line), Ok(Some(Command::Credit(credit))) if credit.messages == 5)
         );
         for offset in [3, 4, 7] {
-            desk.hold(line, offset);
+            desk.hold(line, offset, 0);
             desk.acknowledge(line, offset);
         }
         assert!(
@@ -388,7 +400,7 @@ mod tests {
         };
         assert_eq!(desk.next(other), Ok(Some(Command::AcknowledgeRanges(done))));
         // The topic was made anew: what was read of the other one is not acknowledged in it.
-        desk.hold(other, 9);
+        desk.hold(other, 9, 0);
         let another = desk.begin(0);
         desk.open(8);
         desk.acknowledge(other, 9);
@@ -396,12 +408,35 @@ mod tests {
     }
 
     #[test]
+    fn message_that_comes_again_while_it_is_here_gives_back_what_it_used() {
+        let desk = Desk::default();
+        let line = desk.begin(0);
+        let credit = |messages| {
+            Ok(Some(Command::Credit(v1::StreamPullCredit {
+                messages,
+                bytes: 0,
+            })))
+        };
+        desk.hold(line, 1, 0);
+        desk.hold(line, 1, 1);
+        assert_eq!(desk.next(line), Ok(None));
+        desk.hold(line, 1, 0);
+        desk.hold(line, 1, 1);
+        assert_eq!(desk.next(line), credit(1));
+        for _ in 0..4 {
+            assert_eq!(desk.next(line), Ok(None));
+            desk.drop_hold(line, 1);
+        }
+        assert_eq!(desk.next(line), credit(1));
+    }
+
+    #[test]
     fn block_is_done_when_each_of_its_messages_is() {
         let desk = Desk::default();
         let line = desk.begin(0);
         desk.open(7);
-        for offset in [1, 1, 2, 2] {
-            desk.hold(line, offset);
+        for (offset, index) in [(1, 0), (1, 1), (2, 0), (2, 1)] {
+            desk.hold(line, offset, index);
         }
         desk.acknowledge(line, 1);
         desk.drop_hold(line, 2);

@@ -369,7 +369,7 @@ impl Runner {
         let Some(batch) = delivery.batch else { return };
         let (mut messages, mut missed) = (BatchIter::new(batch), delivery.missed);
         while let Some(message) = messages.next() {
-            self.desk.hold(line, message.offset);
+            self.desk.hold(line, message.offset, message.index);
             queue.push_back(Leased {
                 attempt: delivery.attempt,
                 hold: Some(Hold {

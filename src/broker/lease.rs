@@ -63,6 +63,14 @@ impl Credit {
         })
     }
 
+    /// So much was not delivered after all.
+    pub(super) fn put_back(&mut self, messages: u64, bytes: ByteCount) {
+        self.messages = self.messages.saturating_add(messages);
+        if let Bytes::Left(left) = &mut self.bytes {
+            *left = left.saturating_add(i64::try_from(bytes.0).unwrap_or(i64::MAX));
+        }
+    }
+
     /// So much was delivered.
     pub(super) fn take(&mut self, messages: u64, bytes: ByteCount) {
         self.messages = self.messages.saturating_sub(messages);

@@ -30,7 +30,7 @@ pub use list::{Page, SubscriptionPlace, SubscriptionsAsked, TopicsAsked};
 pub use publish::{AckLevel, Publish, Published};
 pub use pull::{Acknowledgement, Pull, Pulled};
 pub use replica_pull::{ReplicaPull, ReplicaPulled};
-pub use share::{Consumer, Letter, Which};
+pub use share::{Consumer, LETTER_PUBLISHER, Letter, Which};
 pub use subscription::Subscribed;
 pub use topic::{CreateTopic, CreateTopics, Found, Located};
 

@@ -7,12 +7,13 @@ use std::time::Duration;
 use cubecast_sdk::proto::v1::{self as proto, ErrorReason};
 
 use super::status::Fault;
-use crate::broker::AckLevel;
+use crate::broker::{AckLevel, LETTER_PUBLISHER};
 use crate::cluster::Cluster;
 use crate::replica::Consistency;
 use crate::shard::Start;
 use crate::types::{
-    ByteCount, Limits, Name, Offset, RequestId, Retention, Sequence, SessionId, Timestamp, Vertex,
+    ByteCount, Limits, Name, Offset, PublisherId, RequestId, Retention, Sequence, SessionId,
+    Timestamp, Vertex,
 };
 
 /// Topics in one `BatchCreateTopics`: one entry of at most 300 KiB in each shard's log, and some milliseconds of work.
@@ -38,6 +39,26 @@ pub fn name(text: &str, field: &'static str) -> Result<Name, Fault> {
             Fault::new(ErrorReason::NameInvalid, format!("{field}: {error}")).in_field(field);
         fault.with("field", field).with("limit", Name::BYTES_MAX)
     })
+}
+
+/// A field that must hold the name of a publisher that a client may be.
+pub fn publisher(text: &str, field: &'static str) -> Result<PublisherId, Fault> {
+    let publisher = name(text, field)?;
+    if publisher.as_str().starts_with(LETTER_PUBLISHER) {
+        let text = format!("{field}: names that begin with {LETTER_PUBLISHER} are the cluster's");
+        let fault = Fault::new(ErrorReason::NameInvalid, text).in_field(field);
+        return Err(fault.with("field", field).with("limit", Name::BYTES_MAX));
+    }
+    Ok(PublisherId(publisher))
+}
+
+/// A field that may hold the name of a publisher that a client may be.
+pub fn optional_publisher(text: &str, field: &'static str) -> Result<Option<PublisherId>, Fault> {
+    if text.is_empty() {
+        Ok(None)
+    } else {
+        publisher(text, field).map(Some)
+    }
 }
 
 /// A field that may hold a name.

@@ -192,10 +192,10 @@ impl Share {
     /// Forgets what is below the first message there is.
     fn forget_below(&mut self, first: Offset, now: LogIndex) {
         self.acknowledged.remove_below(first);
-        let waiting = self.letters.waiting.len();
+        let next = self.letters.waiting.first().copied();
         self.letters.waiting.retain(|offset| *offset >= first);
-        if self.letters.waiting.len() < waiting {
-            // One of them may have been published with the next sequence: no other message may pass for it.
+        if self.letters.waiting.first().copied() != next {
+            // It may have been published with the next sequence: no other message may pass for it.
             self.letters.renew(now);
         }
     }
@@ -345,5 +345,10 @@ mod tests {
         share.forget_below(Offset(2), LogIndex(8));
         assert_eq!(share.letters.session, LogIndex(8));
         assert_eq!(share.letters.waiting, [Offset(5)]);
+        // The first may be under way: it keeps its number when one behind it is gone.
+        share.letters.waiting = vec![Offset(5), Offset(3), Offset(6)];
+        share.forget_below(Offset(4), LogIndex(9));
+        assert_eq!(share.letters.session, LogIndex(8));
+        assert_eq!(share.letters.waiting, [Offset(5), Offset(6)]);
     }
 }

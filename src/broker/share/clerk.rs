@@ -16,8 +16,9 @@ use tracing::debug;
 
 use super::desk::{ConsumerId, Desk, Seen, Which};
 use super::mail::Posting;
+use super::teller::slice;
 use crate::broker::lease::Credit;
-use crate::broker::{Access, Delivered, Error, Post, Watch, look, misfit, rows};
+use crate::broker::{Access, Delivered, Error, Post, Watch, look, misfit};
 use crate::replica::Consistency;
 use crate::shard::{Command, DeadLetters, Refusal, Response, TopicRow, View};
 use crate::types::{ByteCount, Offset, OffsetRange, Offsets, StoredBatch, SubscriberId, TopicName};
@@ -90,7 +91,7 @@ pub(super) struct Clerk<R: Access, P: Post> {
     /// The rows and the topic as they were when they were last looked at.
     pub(super) view: View,
     pub(super) topic: TopicRow,
-    seats: BTreeMap<ConsumerId, Seat>,
+    pub(super) seats: BTreeMap<ConsumerId, Seat>,
     seats_ever: u64,
     /// Whose turn it was last.
     turn: ConsumerId,
@@ -256,6 +257,8 @@ impl<R: Access, P: Post> Clerk<R, P> {
             Order::Join(seat, joined) => {
                 self.seats_ever += 1;
                 self.seats.insert(self.seats_ever, seat);
+                // The stream was opened by what is newer, perhaps, than what was looked at.
+                self.is_stale = true;
                 // Whoever does not wait for it has dropped its events, too.
                 let _ = joined.send(self.seats_ever);
             }
@@ -325,10 +328,16 @@ impl<R: Access, P: Post> Clerk<R, P> {
             return Err(Refusal::SubscriptionNotFound { topic, subscriber }.into());
         }
         (self.view, self.topic) = (read.view, row);
-        if seen.share.era != self.desk.era() {
+        if seen.share.era != self.desk.era() || seen.cursor < self.desk.cursor() {
             self.reading = None;
-            // What is being published is of before.
+            // What is being published is of before, and so is what was missed.
             self.posting = None;
+            let ready = self.seats.values_mut().flat_map(|seat| &mut seat.ready);
+            for event in ready.flatten() {
+                if let Delivered::Batch { missed, .. } = event {
+                    *missed = 0;
+                }
+            }
         }
         self.desk.see(seen);
         Ok(())
@@ -376,31 +385,6 @@ impl<R: Access, P: Post> Clerk<R, P> {
                 // Whoever does not wait any more need not be told.
                 let _ = finish.send(());
             }
-        }
-    }
-
-    /// Sends what there is room for.
-    fn tell(&mut self) {
-        let mut expelled = Vec::new();
-        for (id, seat) in &mut self.seats {
-            if !seat.settled.is_empty()
-                && let Ok(place) = seat.events.try_reserve()
-            {
-                let ranges = std::mem::take(&mut seat.settled);
-                place.send(Ok(Delivered::Settled { ranges }));
-            }
-            while !seat.ready.is_empty()
-                && let Ok(place) = seat.events.try_reserve()
-                && let Some(event) = seat.ready.pop_front()
-            {
-                if event.is_err() {
-                    expelled.push(*id);
-                }
-                place.send(event);
-            }
-        }
-        for id in expelled {
-            self.seats.remove(&id);
         }
     }
 
@@ -460,27 +444,4 @@ impl<R: Access, P: Post> Clerk<R, P> {
             }
         }
     }
-}
-
-/// A part of a batch.
-fn slice(stored: &StoredBatch, run: &OffsetRange) -> Option<StoredBatch> {
-    let skip = run.start.0.checked_sub(stored.base_offset.0)?;
-    let count = run.end.0.checked_sub(run.start.0)?;
-    let (skip, count) = (u32::try_from(skip).ok()?, u32::try_from(count).ok()?);
-    Some(StoredBatch {
-        base_offset: run.start,
-        batch: stored.batch.slice(skip, count, ByteCount(u64::MAX))?,
-        ..stored.clone()
-    })
-}
-
-/// The rows of a topic, if it is there.
-pub(super) fn topic_row<R: Access>(
-    replica: &R,
-    view: &View,
-    topic: &TopicName,
-) -> Result<TopicRow, Error> {
-    let row = rows(replica.shard(), view.topic(topic))?;
-    let topic = topic.clone();
-    row.ok_or_else(|| Refusal::TopicNotFound { topic }.into())
 }

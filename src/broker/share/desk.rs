@@ -3,12 +3,14 @@
 //! Pure: it is told the time and what the shard holds, and says what is to be done. What it holds beside the shard's rows may be lost with the leader: leases,
 //! and deliveries that were not told yet; never an acknowledgement that was confirmed. Begin with [`Desk::grant`], then [`Desk::take_settlement`].
 
+mod word;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use tokio::time::Instant;
 
-use crate::shard::{IN_FLIGHT_MAX, LetterFate, Letters, Settlement, Share};
-use crate::types::{LogIndex, Offset, OffsetRange, Offsets, Sequence};
+use crate::shard::{IN_FLIGHT_MAX, LetterFate, Letters, Share};
+use crate::types::{LogIndex, Offset, OffsetRange, Offsets};
 
 /// A stream, among those of its subscription.
 pub(super) type ConsumerId = u64;
@@ -75,6 +77,8 @@ pub(super) struct Desk {
     /// Who is to be told of what is on the way, and of what is not.
     proposed_by: BTreeMap<ConsumerId, Offsets>,
     pending_by: BTreeMap<ConsumerId, Offsets>,
+    /// Who is to be told of messages whose letters are in the queue, when those are published.
+    late_by: BTreeMap<ConsumerId, Offsets>,
     entries: BTreeMap<Offset, Entry>,
     /// Those of them that are free.
     free: BTreeSet<Offset>,
@@ -107,6 +111,7 @@ impl Desk {
             pending: Offsets::default(),
             proposed_by: BTreeMap::new(),
             pending_by: BTreeMap::new(),
+            late_by: BTreeMap::new(),
             entries: BTreeMap::new(),
             free: BTreeSet::new(),
             timers: BTreeSet::new(),
@@ -117,7 +122,7 @@ impl Desk {
             is_settling: false,
             missed: seen.missed,
         };
-        for (offset, deliveries) in &seen.share.deliveries {
+        for (offset, deliveries) in seen.share.deliveries.range(seen.cursor..) {
             let entry = Entry {
                 deliveries: *deliveries,
                 place: Place::Free,
@@ -126,6 +131,8 @@ impl Desk {
             desk.put(*offset, Place::Free);
         }
         desk.see(seen);
+        // What was taken in above may be over.
+        desk.forget_done();
         let over = desk.entries.iter().filter(|(_, entry)| {
             deliveries_max.is_some_and(|max| entry.deliveries >= max)
                 && entry.place != Place::Condemned
@@ -145,7 +152,7 @@ impl Desk {
 
     /// Takes in what the shard holds by now.
     pub(super) fn see(&mut self, seen: Seen) {
-        if seen.share.era != self.era {
+        if seen.share.era != self.era || seen.cursor < self.cursor {
             // The cursor was put elsewhere: all that was said before counts no more.
             *self = Self::new(seen, self.deliveries_max);
             return;
@@ -161,7 +168,11 @@ impl Desk {
             self.forget_done();
         }
         self.letters = seen.share.letters;
-        for offset in self.letters.waiting.clone() {
+        let cursor = self.cursor;
+        let waiting = self.letters.waiting.iter().copied();
+        // One below the cursor is gone; the shard forgets it with the next settlement.
+        let waiting: Vec<Offset> = waiting.filter(|offset| *offset >= cursor).collect();
+        for offset in waiting {
             self.entries.entry(offset).or_insert(Entry {
                 deliveries: 0,
                 place: Place::Free,
@@ -179,6 +190,7 @@ impl Desk {
         let is_over = |offset: &Offset| *offset < cursor || done.contains(*offset);
         let over: Vec<Offset> = self.entries.keys().copied().filter(is_over).collect();
         over.into_iter().for_each(|offset| self.forget(offset));
+        self.end_late();
     }
 
     /// Messages of a range that nobody has acknowledged.
@@ -192,6 +204,11 @@ impl Desk {
     /// Messages that were removed before they were acknowledged, since it was asked last.
     pub(super) fn take_missed(&mut self) -> u64 {
         std::mem::take(&mut self.missed)
+    }
+
+    /// It was not told of them after all.
+    pub(super) fn put_missed(&mut self, missed: u64) {
+        self.missed = self.missed.saturating_add(missed);
     }
 
     /// The end of what may be delivered or acknowledged.
@@ -278,20 +295,23 @@ impl Desk {
         }
         // What is below the cursor is done; what is beyond the limit was delivered before the cursor was put back, and comes again.
         let range = range.start..range.end.min(self.limit());
-        if range.start < range.end {
-            self.pending_by.entry(by).or_default().insert(range.clone());
+        if range.start >= range.end {
+            return true;
         }
+        self.pending_by.entry(by).or_default().insert(range.clone());
         let range = range.start.max(self.cursor)..range.end;
         let news = self.done.gaps(&range).into_iter();
         let news: Vec<OffsetRange> = news.flat_map(|gap| self.proposed.gaps(&gap)).collect();
         for gap in news {
             self.pending.insert(gap.clone());
-            let known = self.entries.range(gap).filter(|(_, entry)| {
-                // Its letter is on the way.
-                entry.place != Place::Condemned
-            });
-            let known: Vec<Offset> = known.map(|(offset, _)| *offset).collect();
-            known.into_iter().for_each(|offset| self.forget(offset));
+            let known: Vec<Offset> = self.entries.range(gap).map(|(offset, _)| *offset).collect();
+            for offset in known {
+                if self.is_queued(offset) {
+                    self.acknowledge_late(by, offset);
+                } else {
+                    self.forget(offset);
+                }
+            }
         }
         true
     }
@@ -316,6 +336,15 @@ impl Desk {
         self.reject(by, &Which::All, None);
         self.pending_by.remove(&by);
         self.proposed_by.remove(&by);
+        self.late_by.remove(&by);
+    }
+
+    /// Which of these messages a consumer still has.
+    pub(super) fn held_of(&self, by: ConsumerId, range: OffsetRange) -> Offsets {
+        let held = self.held(by, &Which::These([range].into_iter().collect()));
+        held.into_iter()
+            .map(|offset| offset..offset.plus(1))
+            .collect()
     }
 
     fn held(&self, by: ConsumerId, which: &Which) -> Vec<Offset> {
@@ -409,71 +438,5 @@ impl Desk {
             self.unlist(offset, entry.place);
             self.counted.remove(&offset);
         }
-    }
-
-    /// What the shard is to be told now. Nothing while something is on the way.
-    pub(super) fn take_settlement(&mut self) -> Option<Settlement> {
-        if self.is_settling {
-            return None;
-        }
-        let counted = std::mem::take(&mut self.counted);
-        let deliveries = counted
-            .into_iter()
-            .filter_map(|offset| Some((offset, self.entries.get(&offset)?.deliveries)));
-        let settlement = Settlement {
-            acknowledged: self.pending.clone().into(),
-            deliveries: deliveries.collect(),
-            condemned: std::mem::take(&mut self.condemned),
-            letter: self.fate.take(),
-        };
-        let waits_for_word = !self.pending_by.is_empty();
-        if settlement.is_empty() && !waits_for_word {
-            return None;
-        }
-        self.proposed = std::mem::take(&mut self.pending);
-        self.proposed_by = std::mem::take(&mut self.pending_by);
-        if let (Some(LetterFate::Published { .. }), Some(offset)) =
-            (settlement.letter, self.letters.waiting.first())
-        {
-            self.proposed.insert(*offset..offset.plus(1));
-        }
-        self.is_settling = true;
-        Some(settlement)
-    }
-
-    /// The settlement on the way is stored, and what the shard holds was seen since: who is to be told of what.
-    pub(super) fn settled(&mut self) -> BTreeMap<ConsumerId, Offsets> {
-        self.is_settling = false;
-        self.proposed = Offsets::default();
-        std::mem::take(&mut self.proposed_by)
-    }
-
-    /// Whether all that a consumer has acknowledged is stored.
-    pub(super) fn is_quiet(&self, by: ConsumerId) -> bool {
-        !self.pending_by.contains_key(&by) && !self.proposed_by.contains_key(&by)
-    }
-
-    /// Whether the shard knows all.
-    pub(super) fn is_settled(&self) -> bool {
-        let is_told = self.pending.is_empty() && self.counted.is_empty() && self.fate.is_none();
-        is_told && self.condemned.is_empty() && !self.is_settling
-    }
-
-    /// The dead letter that is to be published next, its number, and how often it was delivered.
-    pub(super) fn letter(&self) -> Option<(Offset, (LogIndex, Sequence), u32)> {
-        if self.fate.is_some() || self.is_settling {
-            return None;
-        }
-        let offset = *self.letters.waiting.first()?;
-        let entry = self.entries.get(&offset);
-        let deliveries = entry.map_or(0, |entry| entry.deliveries);
-        let deliveries = deliveries.max(self.deliveries_max.unwrap_or(0));
-        let number = (self.letters.session, self.letters.next);
-        Some((offset, number, deliveries))
-    }
-
-    /// What became of it.
-    pub(super) fn decide(&mut self, fate: LetterFate) {
-        self.fate = Some(fate);
     }
 }

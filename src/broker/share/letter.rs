@@ -15,6 +15,9 @@ const HEADERS: u32 = 3;
 const NAME: u32 = 1;
 const VALUE: u32 = 2;
 
+/// How the publisher of dead letters is called, before the id of the topic that they come from. No other publisher is called so: it could take the number of a letter.
+pub const LETTER_PUBLISHER: &str = "dead-letter.";
+
 /// A message on its way to the topic of the dead letters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Letter {
@@ -46,7 +49,7 @@ impl Letter {
         batch: &Batch,
     ) -> Option<Self> {
         // A topic's id is given once in the cluster, and an entry of its shard's log begins one session at most.
-        let publisher = format!("dead-letter.{:x}", sender.topic_id.to_bits());
+        let publisher = format!("{LETTER_PUBLISHER}{:x}", sender.topic_id.to_bits());
         let publisher = PublisherId(Name::new(&publisher).ok()?);
         Some(Self {
             topic,

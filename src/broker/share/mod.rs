@@ -7,6 +7,7 @@ mod clerk;
 mod desk;
 mod letter;
 mod mail;
+mod teller;
 
 #[cfg(test)]
 mod tests;
@@ -26,11 +27,11 @@ use crate::consensus;
 use crate::replica::{self, Consistency};
 use crate::shard::{Refusal, Subscription, TopicRow, View};
 use crate::types::{ByteCount, Offsets, SubscriberId, TopicId, TopicName, Vertex};
-use clerk::{Beginning, Bell, Clerk, Order, Seat, Subject, topic_row};
+use clerk::{Beginning, Bell, Clerk, Order, Seat, Subject};
 use desk::{ConsumerId, Seen};
 
 pub use desk::Which;
-pub use letter::Letter;
+pub use letter::{LETTER_PUBLISHER, Letter};
 
 /// Events on their way to a stream. Full: nothing more is read for it.
 const EVENTS_MAX: usize = 4;
@@ -38,6 +39,8 @@ const EVENTS_MAX: usize = 4;
 const ORDERS_MAX: usize = 256;
 /// How often a stream is opened at a clerk that is about to end.
 const JOINS_MAX: u32 = 8;
+/// How often a subscription is read whose cursor is put elsewhere meanwhile. Then the stream ends, and is opened again.
+const FINDS_MAX: u32 = 8;
 
 type Key = (TopicId, SubscriberId);
 
@@ -227,7 +230,8 @@ fn ended(shard: Vertex) -> Error {
     }))
 }
 
-/// The rows of the topic and a shared subscription, and what the door wants to see of them.
+/// The rows of the topic and a shared subscription, and what the door wants to see of them. The rows are read one after the other while others change them: what
+/// is known of messages is not newer than the cursor, and both are of one era.
 fn find<R: Access>(
     replica: &R,
     view: &View,
@@ -235,25 +239,35 @@ fn find<R: Access>(
     subscriber: &SubscriberId,
 ) -> Result<(TopicRow, Subscription, Seen), Error> {
     let shard = replica.shard();
-    let row = topic_row(replica, view, topic)?;
-    let subscription = rows(shard, view.subscription(&row, subscriber))?;
-    let share = rows(shard, view.share(&row, subscriber))?;
-    match (subscription, share) {
-        (Some(subscription), Some(share)) => {
-            let seen = Seen {
-                cursor: subscription.cursor,
-                first: row.first_offset,
-                head: row.next_offset,
-                missed: subscription.missed,
-                share,
-            };
-            Ok((row, subscription, seen))
-        }
-        _ => {
+    for _ in 0..FINDS_MAX {
+        let row = topic_row(replica, view, topic)?;
+        let share = rows(shard, view.share(&row, subscriber))?;
+        let subscription = rows(shard, view.subscription(&row, subscriber))?;
+        let after = rows(shard, view.share(&row, subscriber))?;
+        let (Some(subscription), Some(share), Some(after)) = (subscription, share, after) else {
             let (topic, subscriber) = (topic.clone(), subscriber.clone());
-            Err(Refusal::SubscriptionNotFound { topic, subscriber }.into())
+            return Err(Refusal::SubscriptionNotFound { topic, subscriber }.into());
+        };
+        if share.era != after.era {
+            continue;
         }
+        let seen = Seen {
+            cursor: subscription.cursor,
+            first: row.first_offset,
+            head: row.next_offset,
+            missed: subscription.missed,
+            share,
+        };
+        return Ok((row, subscription, seen));
     }
+    Err(ended(shard))
+}
+
+/// The rows of a topic, if it is there.
+fn topic_row<R: Access>(replica: &R, view: &View, topic: &TopicName) -> Result<TopicRow, Error> {
+    let row = rows(replica.shard(), view.topic(topic))?;
+    let topic = topic.clone();
+    row.ok_or_else(|| Refusal::TopicNotFound { topic }.into())
 }
 
 /// One stream of a shared subscription. Dropping it frees what it has.

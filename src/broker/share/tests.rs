@@ -308,6 +308,95 @@ fn cursor_put_elsewhere_frees_all_and_retention_is_told() {
 }
 
 #[test]
+fn counts_of_what_retention_removed_stand_in_nobodys_way() {
+    let mut world = World::new(Some(2));
+    world.publish(6);
+    assert_eq!(world.deliver(1, 4).len(), 4);
+    world.desk.reject(1, &Which::All, None);
+    assert_eq!(world.deliver(1, 2).len(), 2);
+    world.desk.reject(1, &Which::All, None);
+    world.settle();
+    assert_eq!(world.seen().share.letters.waiting, [Offset(0), Offset(1)]);
+    world.apply(&Command::Trim {
+        topic: topic(),
+        topic_id: TopicId::new(4, 1),
+        before: Offset(3),
+        bytes: ByteCount(15),
+    });
+    assert_eq!(world.seen().share.deliveries.len(), 4, "not yet forgotten");
+    world.fail_over(Some(2));
+    assert_eq!(world.deliver(2, 9), [(Offset(3), 2)]);
+    assert_eq!(world.deliver(2, 9), [(Offset(4), 1), (Offset(5), 1)]);
+    assert!(world.desk.acknowledge(2, &range(3, 6)));
+    world.settle();
+    assert_eq!(
+        (world.desk.cursor(), world.desk.letter()),
+        (Offset(6), None)
+    );
+}
+
+#[test]
+fn cursor_that_is_seen_late_is_believed() {
+    let mut world = World::new(None);
+    world.publish(8);
+    assert_eq!(world.deliver(1, 8).len(), 8);
+    assert!(world.desk.acknowledge(1, &range(0, 6)));
+    world.settle();
+    let before = world.seen();
+    world.apply(&Command::Seek {
+        topic: topic(),
+        subscriber: subscriber(),
+        to: Start::Offset(Offset(5)),
+    });
+    let share = world.seen().share;
+    world.desk.see(Seen { share, ..before });
+    world.see();
+    let each = [(Offset(5), 1), (Offset(6), 1), (Offset(7), 1)];
+    assert_eq!(world.deliver(2, 9), each);
+}
+
+#[test]
+fn acknowledgement_takes_a_message_back_until_its_letter_is_queued() {
+    let mut world = World::new(Some(1));
+    world.publish(3);
+    assert_eq!(world.deliver(1, 3).len(), 3);
+    world.desk.reject(1, &Which::All, None);
+    assert!(world.desk.acknowledge(2, &range(0, 1)));
+    let told = world.settle();
+    assert_eq!(told[&2].iter().collect::<Vec<_>>(), [range(0, 1)]);
+    assert_eq!(world.seen().share.letters.waiting, [Offset(1), Offset(2)]);
+    assert!(world.desk.acknowledge(2, &range(0, 3)));
+    let told = world.settle();
+    assert_eq!(told[&2].iter().collect::<Vec<_>>(), [range(0, 1)]);
+    for offset in [1, 2] {
+        let (first, (session, sequence), _) = world.desk.letter().unwrap();
+        assert_eq!(first, Offset(offset));
+        world
+            .desk
+            .decide(LetterFate::Published { session, sequence });
+        assert!(world.settle().is_empty(), "it is told when it is known");
+        let told = world.settle();
+        let own = range(offset, offset + 1);
+        assert_eq!(told[&2].iter().collect::<Vec<_>>(), [own]);
+    }
+    assert!(world.desk.is_settled());
+    assert_eq!(world.desk.cursor(), Offset(3));
+}
+
+#[test]
+fn what_a_stream_has_no_more_is_not_its_to_be_sent() {
+    let mut world = World::new(None);
+    world.publish(5);
+    assert_eq!(world.deliver(1, 5).len(), 5);
+    assert!(world.desk.acknowledge(2, &range(1, 2)));
+    let held = world.desk.held_of(1, range(0, 4));
+    assert_eq!(held.iter().collect::<Vec<_>>(), [range(0, 1), range(2, 4)]);
+    assert!(world.desk.held_of(2, range(0, 5)).is_empty());
+    world.pass(LEASE);
+    assert!(world.desk.held_of(1, range(0, 5)).is_empty());
+}
+
+#[test]
 fn no_more_are_under_way_than_may_be() {
     let mut world = World::new(None);
     world.publish(10_000);

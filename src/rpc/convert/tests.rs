@@ -30,6 +30,19 @@ fn bad_name_tells_field_and_limit() {
 }
 
 #[test]
+fn publisher_of_dead_letters_is_nobody_elses_name() {
+    assert!(publisher("dead-letter", "publisher").is_ok());
+    assert_eq!(optional_publisher("", "publisher").unwrap(), None);
+    for result in [
+        publisher("dead-letter.4000000000001", "publisher").map(Some),
+        optional_publisher("dead-letter.x", "publisher"),
+    ] {
+        let expected = (ErrorReason::NameInvalid, Some("publisher".to_owned()));
+        assert_eq!(why(result), expected);
+    }
+}
+
+#[test]
 fn request_id_is_a_uuid_in_either_form() {
     let bytes: [u8; 16] = std::array::from_fn(|index| u8::try_from(index).unwrap());
     let id = Some(RequestId(bytes));

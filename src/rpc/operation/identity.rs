@@ -23,9 +23,9 @@ impl Operation for CreatePublisher {
     const PATH: &'static str = "/cubecast.v1.PeerService/CreatePublisher";
 
     fn parse(request: &Self::Request, _: Checks<'_>) -> Result<Self, Fault> {
-        let publisher = convert::name(&request.publisher, "publisher")?;
+        let publisher = convert::publisher(&request.publisher, "publisher")?;
         Ok(Self {
-            publisher,
+            publisher: publisher.0,
             request_id: convert::request_id(&request.request_id)?,
         })
     }

@@ -23,7 +23,7 @@ impl Operation for Publish {
     fn parse(request: &Self::Request, checks: Checks<'_>) -> Result<Self, Fault> {
         let head = &request.head;
         let topic = TopicName(convert::name(&head.topic, "topic")?);
-        let publisher = convert::optional_name(&head.publisher, "publisher")?.map(PublisherId);
+        let publisher = convert::optional_publisher(&head.publisher, "publisher")?;
         let has_publisher = if publisher.is_some() {
             Presence::Present
         } else {

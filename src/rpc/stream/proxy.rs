@@ -13,6 +13,7 @@ use tonic::client::Grpc;
 use tonic::{Status, Streaming};
 use tonic_prost::ProstCodec;
 
+use super::pull::Next;
 use crate::rpc::api::Api;
 use crate::rpc::channel;
 use crate::rpc::context::Context;
@@ -25,12 +26,17 @@ const PATH: &str = "/cubecast.v1.PeerService/StreamPull";
 const ROOM_BYTES: i64 = 512 << 10;
 /// Messages that it has room for, however small.
 const ROOM_MESSAGES: u64 = 8_192;
-/// Events that it has room for. Full: nothing more is taken in; signs of life are dropped.
-const ROOM_EVENTS: usize = 1_024;
+/// Events that it has room for: each message may come alone, and each command may be answered. So it is never full, whatever the client does not take.
+const ROOM_EVENTS: usize = 8_192 + 64;
 /// Commands on their way. Full: no more are read from the client.
 const COMMANDS_MAX: usize = 16;
 /// An answer holds at most the messages of one request, with their envelope.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
+
+const _: () = assert!(
+    ROOM_EVENTS as u64 > ROOM_MESSAGES + COMMANDS_MAX as u64,
+    "what credit was given for has room",
+);
 
 type Event = Result<StreamPullEvent, Status>;
 
@@ -41,6 +47,8 @@ pub struct Proxy {
     events: mpsc::Receiver<Event>,
     /// Said by the client, and not yet on its way.
     next: Option<Command>,
+    /// Taken out of the room, and not yet on its way.
+    credit: Option<proto::StreamPullCredit>,
     room: Room,
     /// Takes in what comes. Ends with the proxy.
     _tasks: JoinSet<()>,
@@ -151,6 +159,7 @@ impl Proxy {
             commands: Some(commands),
             events: receiver,
             next: None,
+            credit: None,
             room: Room::default(),
             _tasks: tasks,
         })
@@ -184,30 +193,35 @@ impl Proxy {
         }
     }
 
-    /// The next event. Cancel-safe.
-    pub async fn next(&mut self) -> Option<Event> {
-        loop {
-            if self.next.is_none() {
-                self.next = self.room.pass().map(Command::Credit);
+    /// What happens next: an event, or a command went out, so that the client may say more. Cancel-safe.
+    pub(super) async fn next(&mut self) -> Next {
+        if self.credit.is_none() {
+            self.credit = self.room.pass();
+        }
+        let has_word = self.credit.is_some() || self.next.is_some();
+        let is_open = tokio::select! {
+            place = place(self.commands.as_ref()), if has_word => {
+                // Credit first: it is used up by what comes, so it never keeps the client's word back for long.
+                let credit = self.credit.take().map(Command::Credit);
+                let command = credit.or_else(|| self.next.take());
+                place.map(|place| place.send(proto::StreamPullRequest { command })).is_some()
             }
-            let is_open = tokio::select! {
-                place = place(self.commands.as_ref()), if self.next.is_some() => {
-                    let command = self.next.take();
-                    place.map(|place| place.send(proto::StreamPullRequest { command })).is_some()
-                }
-                event = self.events.recv() => {
-                    let event = event?;
-                    if let Ok(StreamPullEvent::Delivery(delivery)) = &event {
+            event = self.events.recv() => return match event {
+                Some(Ok(event)) => {
+                    if let StreamPullEvent::Delivery(delivery) = &event {
                         self.room.take(delivery);
                     }
-                    return Some(event);
+                    Next::Tell(event)
                 }
-            };
-            if !is_open {
-                // The stream is ending, and its end comes with the events.
-                self.hang_up();
-            }
+                Some(Err(status)) => Next::End(Some(status)),
+                None => Next::End(None),
+            },
+        };
+        if !is_open {
+            // The stream is ending, and its end comes with the events.
+            self.hang_up();
         }
+        Next::Again
     }
 }
 
@@ -233,10 +247,10 @@ async fn take_in(mut events: Streaming<wire::StreamPullResponse>, taken: mpsc::S
         };
         let is_over = event.is_err();
         let is_taken = match &event {
-            Ok(StreamPullEvent::Heartbeat(_)) => !matches!(
-                taken.try_send(event),
-                Err(mpsc::error::TrySendError::Closed(_))
-            ),
+            // What waits is a sign of life, too; and nobody gives credit for this one.
+            Ok(StreamPullEvent::Heartbeat(_)) if taken.capacity() < taken.max_capacity() => {
+                !taken.is_closed()
+            }
             _ => taken.send(event).await.is_ok(),
         };
         if is_over || !is_taken {

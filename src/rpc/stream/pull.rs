@@ -209,6 +209,8 @@ pub(super) enum Next {
     Tell(StreamPullEvent),
     /// The reader said something.
     Said(Command),
+    /// Nothing to tell: what the reader says next may be heard.
+    Again,
     /// The stream ends, with this if there is something to say.
     End(Option<Status>),
 }
@@ -228,6 +230,7 @@ impl Pulling {
                         return Some((Err(self.api.refuse(fault.into_status())), self));
                     }
                 }
+                Next::Again => {}
                 Next::End(status) => {
                     self.is_over = true;
                     return Some((Err(self.api.refuse(status?)), self));
@@ -342,11 +345,7 @@ impl Feed {
         match self {
             Self::Here(local) => local.next(api, vertex).await,
             Self::Shared(shared) => shared.next(api, vertex).await,
-            Self::There(proxy) => match proxy.next().await {
-                Some(Ok(event)) => Next::Tell(event),
-                Some(Err(status)) => Next::End(Some(status)),
-                None => Next::End(None),
-            },
+            Self::There(proxy) => proxy.next().await,
         }
     }
 
@@ -358,7 +357,8 @@ impl Feed {
                 let done = tokio::time::timeout_at(deadline, local.delivery.finish()).await;
                 match done {
                     Ok(Err(error)) => end(api, &local.replica, vertex, error),
-                    Ok(Ok(())) | Err(_) => Next::End(None),
+                    Ok(Ok(())) => Next::End(None),
+                    Err(_) => Next::End(Some(out_of_time())),
                 }
             }
             Self::Shared(shared) => shared.last(api, vertex).await,

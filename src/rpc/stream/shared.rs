@@ -4,6 +4,7 @@ use cubecast_sdk::proto::v1 as proto;
 use cubecast_sdk::proto::v1::stream_pull_request::Command;
 use tokio::time::Instant;
 
+use super::out_of_time;
 use super::pull::{DELAY, Next, end, told};
 use crate::broker::{Consumer, Which};
 use crate::replica::Replica;
@@ -52,7 +53,8 @@ impl Shared {
         let deadline = Instant::now() + TIMEOUT_DEFAULT;
         match tokio::time::timeout_at(deadline, self.consumer.finish()).await {
             Ok(Err(error)) => end(api, &self.replica, vertex, error),
-            Ok(Ok(())) | Err(_) => Next::End(None),
+            Ok(Ok(())) => Next::End(None),
+            Err(_) => Next::End(Some(out_of_time())),
         }
     }
 
